@@ -1,0 +1,198 @@
+"""Every failure of the feature store, as one tree.
+
+    FeatureStoreError
+        ValidationFailed          bad input; names each field, what was expected and what was given
+            SettingsInvalid       bad configuration
+        FeatureGroupNotFound      no feature group (or feature) of that name
+        FeatureGroupInUse         the name is taken
+        LimitExceeded             a quota of the store is used up
+        Conflict                  the write lost against a newer one
+        StoreUnavailable          a backing store did not answer; nothing is known to be written, repeating is safe
+            OutboxFull            the offline writer is behind; nothing was written
+        StoreCorrupt              stored bytes contradict their own format
+        QueryError                a query did not produce an answer
+            QueryRefused          not a single SELECT over the allowed tables
+            QueryFailed           the engine rejected or aborted it
+            QueryTimeout          the deadline passed
+            QueryTooLarge         the result passed its row or byte cap
+
+An error carries `code` (stable, the name used on the wire), `retryable` (whether the same call can succeed later) and the
+fields its message is built from. HTTP statuses are the business of `api`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+GOT_CHARS_MAX = 80
+"""Longest excerpt of an offending value that a message repeats."""
+
+FAULTS_SHOWN_MAX = 10
+"""Faults spelled out in one message; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with the input.
+
+    Attributes:
+        path: where, as a client would write it: `Record[2].ValueAsString`, `rows[3].pm25`.
+        expected: what would have been right.
+        got: the offending value, or `None` when there is none to show (a missing member).
+    """
+
+    path: str
+    expected: str
+    got: object = None
+
+    def __str__(self) -> str:
+        if self.got is None:
+            return f"{self.path}: expected {self.expected}"
+        return f"{self.path}: expected {self.expected}, got {excerpt(self.got)}"
+
+
+def excerpt(value: object) -> str:
+    """`repr(value)`, cut to GOT_CHARS_MAX characters so that a message never carries a whole record."""
+    text = repr(value[: GOT_CHARS_MAX + 1] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= GOT_CHARS_MAX else f"{text[: GOT_CHARS_MAX - 3]}..."
+
+
+class FeatureStoreError(Exception):
+    """Root of the tree. Not raised itself."""
+
+    code: ClassVar[str] = "InternalFailure"
+    retryable: ClassVar[bool] = False
+
+
+class ValidationFailed(FeatureStoreError):
+    """The input is wrong and nothing was changed.
+
+    Attributes:
+        faults: every fault found, in input order; at least one.
+        faults_total: how many there are when only the first ones are kept.
+    """
+
+    code = "ValidationError"
+
+    def __init__(self, faults: Sequence[Fault], *, faults_total: int | None = None) -> None:
+        self.faults = tuple(faults)
+        self.faults_total = len(self.faults) if faults_total is None else faults_total
+        shown = "; ".join(str(fault) for fault in self.faults[:FAULTS_SHOWN_MAX])
+        hidden = self.faults_total - min(len(self.faults), FAULTS_SHOWN_MAX)
+        super().__init__(f"{shown}; and {hidden} more" if hidden > 0 else shown)
+
+    @classmethod
+    def one(cls, path: str, expected: str, got: object = None) -> ValidationFailed:
+        return cls([Fault(path, expected, got)])
+
+
+class SettingsInvalid(ValidationFailed):
+    """The configuration can't be used; the process refuses to start."""
+
+
+class FeatureGroupNotFound(FeatureStoreError):
+    """No such feature group, or no such feature in it."""
+
+    code = "ResourceNotFound"
+
+    def __init__(self, name: str, *, feature: str | None = None) -> None:
+        self.name = name
+        self.feature = feature
+        where = f"feature group {name!r}"
+        super().__init__(f"{where} does not exist" if feature is None else f"{where} has no feature {feature!r}")
+
+
+class FeatureGroupInUse(FeatureStoreError):
+    """A feature group of that name exists already, or is being deleted."""
+
+    code = "ResourceInUse"
+
+    def __init__(self, name: str, detail: str = "exists already") -> None:
+        self.name = name
+        super().__init__(f"feature group {name!r} {detail}")
+
+
+class LimitExceeded(FeatureStoreError):
+    """A quota of the store is used up."""
+
+    code = "ResourceLimitExceeded"
+
+    def __init__(self, what: str, limit: int) -> None:
+        self.what = what
+        self.limit = limit
+        super().__init__(f"{what}: at most {limit} are allowed")
+
+
+class Conflict(FeatureStoreError):
+    """The write is older than what is stored."""
+
+    code = "ConflictException"
+
+
+class StoreUnavailable(FeatureStoreError):
+    """A backing store did not answer. Nothing is known to be written; repeating the call is safe.
+
+    Attributes:
+        operation: what was tried.
+        hint: the command or setting that repairs it, or empty.
+    """
+
+    code = "ServiceUnavailable"
+    retryable = True
+
+    def __init__(self, operation: str, detail: str, *, hint: str = "") -> None:
+        self.operation = operation
+        self.hint = hint
+        super().__init__(f"{operation}: {detail}" + (f" ({hint})" if hint else ""))
+
+
+class OutboxFull(StoreUnavailable):
+    """The outbox holds as many changes as it may; the write was refused rather than an older one dropped."""
+
+    def __init__(self, entries: int, entries_max: int) -> None:
+        self.entries = entries
+        self.entries_max = entries_max
+        super().__init__(
+            "write",
+            f"{entries} changes wait for the offline store, at most {entries_max} may",
+            hint="the offline writer is behind; see `featurestore lag`",
+        )
+
+
+class StoreCorrupt(FeatureStoreError):
+    """Stored bytes contradict their own format; reading on would guess."""
+
+    def __init__(self, what: str, detail: str) -> None:
+        super().__init__(f"{what}: {detail}")
+
+
+class QueryError(FeatureStoreError):
+    """A query did not produce an answer."""
+
+    code = "ValidationError"
+
+
+class QueryRefused(QueryError):
+    """The statement is not one that is allowed: a single SELECT over feature groups."""
+
+
+class QueryFailed(QueryError):
+    """The engine rejected or aborted the statement; the message is the engine's."""
+
+
+class QueryTimeout(QueryError):
+    """The statement was stopped at its deadline."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        super().__init__(f"the query was stopped after {timeout_s:g} s")
+
+
+class QueryTooLarge(QueryError):
+    """The result passed its cap; nothing of it is returned, since a cut result would look complete."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"the result has more than {limit} {what}; narrow the query or add a LIMIT")

@@ -1,0 +1,252 @@
+"""Records: from what a client wrote to a checked row, and back.
+
+A `RecordPlan` is compiled once per group and schema version and holds all that the record path needs to know about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from featurestore.errors import Fault, ValidationFailed
+from featurestore.model import event_time, limits
+from featurestore.model.change import Change, Op, target_bits
+from featurestore.model.codec import encode_values
+from featurestore.model.feature_group import FeatureGroup, FeatureType, TargetStore, TtlDuration
+from featurestore.model.value import EXPECTED, PARSE, Value, collection_fault, record_key, without_repeats
+
+FeaturePair: TypeAlias = tuple[str, Value]
+"""(feature name, value) as a client wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A checked record: the key of its identifier, its event time, and values in definition order."""
+
+    record_id: str
+    event_time_us: int
+    values: list[Value]
+
+
+class RecordPlan:
+    """Everything about one group that is the same for each of its records."""
+
+    def __init__(self, group: FeatureGroup) -> None:
+        self.group = group
+        self.names = group.feature_names
+        self._index = {name: position for position, name in enumerate(self.names)}
+        self._parse = [PARSE[feature.type] for feature in group.features]
+        self._collections = [feature.collection is not None for feature in group.features]
+        self._identifier_index = self._index[group.record_identifier]
+        self._event_time_index = self._index[group.event_time]
+        self._identifier_type = group.record_identifier_type
+        self._event_time_type = group.event_time_type
+        self._default_targets = group.default_targets()
+        self._default_ttl = group.online.ttl if group.online is not None else None
+
+    def row(self, pairs: Iterable[FeaturePair], *, path: str = "Record") -> Row:
+        """Check one record.
+
+        A pair without a value, or with an empty collection, counts as an absent feature.
+
+        Raises:
+            ValidationFailed: unknown or repeated feature, missing identifier or event time, a value that is not of its
+                type, or something too long; `path` is how messages call the record.
+        """
+        values: list[Value] = [None] * len(self.names)
+        faults: list[Fault] = []
+        seen: set[int] = set()
+        record_bytes = 0
+        for position, (name, value) in enumerate(pairs):
+            index = self._index.get(name)
+            if index is None:
+                faults.append(Fault(f"{path}[{position}].FeatureName", f"a feature of {self.group.name!r}", name))
+                continue
+            if index in seen:
+                faults.append(Fault(f"{path}[{position}].FeatureName", "each feature at most once", name))
+                continue
+            seen.add(index)
+            if value is None or value == []:
+                continue
+            record_bytes += len(name)
+            if isinstance(value, str):
+                if self._collections[index]:
+                    expected = f"ValueAsStringList, as {name!r} is a {self.group.features[index].collection}"
+                    faults.append(Fault(f"{path}[{position}].ValueAsString", expected, value))
+                elif len(value) > limits.VALUE_CHARS_MAX or self._parse[index](value) is None:
+                    faults.append(self._value_fault(path, index, value))
+                else:
+                    record_bytes += len(value) if value.isascii() else len(value.encode())
+                    values[index] = value
+            else:
+                fault = self._collection_fault(f"{path}[{position}]", index, value)
+                if fault is not None:
+                    faults.append(fault)
+                else:
+                    record_bytes += sum(len(text.encode()) for text in value)
+                    values[index] = without_repeats(self.group.features[index], value)
+        if record_bytes > limits.RECORD_BYTES_MAX:
+            faults.append(Fault(path, f"at most {limits.RECORD_BYTES_MAX} bytes of names and values", record_bytes))
+        identifier, written_time = values[self._identifier_index], values[self._event_time_index]
+        faulty = {fault.path for fault in faults}
+        record_id, time_us = "", 0
+        if isinstance(identifier, str):
+            record_id = self._record_id(identifier, f"{path}.{self.group.record_identifier}", faults)
+        elif f"{path}.{self.group.record_identifier}" not in faulty:
+            faults.append(Fault(path, f"a value for the record identifier feature {self.group.record_identifier!r}"))
+        if isinstance(written_time, str):
+            time_us = self._event_time(written_time, f"{path}.{self.group.event_time}", faults)
+        elif f"{path}.{self.group.event_time}" not in faulty:
+            faults.append(Fault(path, f"a value for the event time feature {self.group.event_time!r}"))
+        if faults:
+            raise ValidationFailed(faults)
+        return Row(record_id, time_us, values)
+
+    def put(
+        self,
+        pairs: Iterable[FeaturePair],
+        *,
+        targets: frozenset[TargetStore] | None = None,
+        ttl: TtlDuration | None = None,
+        write_token: bytes | None = None,
+        path: str = "Record",
+    ) -> Change:
+        """The change that PutRecord makes of a record.
+
+        Args:
+            targets: stores to write; None for every store the group has.
+            ttl: of this record; None for the group's default.
+
+        Raises:
+            ValidationFailed: as `row`, or the group lacks a target store.
+        """
+        row = self.row(pairs, path=path)
+        return self._change(row, Op.PUT, self.targets(targets), self._expiry(row.event_time_us, ttl), write_token)
+
+    def delete(
+        self,
+        identifier: str,
+        written_time: str,
+        *,
+        hard: bool,
+        targets: frozenset[TargetStore] | None = None,
+        write_token: bytes | None = None,
+    ) -> Change:
+        """The change that DeleteRecord makes; `written_time` has the form of the group's event time feature.
+
+        Raises:
+            ValidationFailed: identifier or event time is not of its type, or the group lacks a target store.
+        """
+        faults: list[Fault] = []
+        record_id = self._record_id(identifier, "RecordIdentifierValueAsString", faults)
+        time_us = self._event_time(written_time, "EventTime", faults)
+        if faults:
+            raise ValidationFailed(faults)
+        values: list[Value] = [None] * len(self.names)
+        values[self._identifier_index] = identifier
+        values[self._event_time_index] = written_time
+        op = Op.HARD_DELETE if hard else Op.SOFT_DELETE
+        return self._change(Row(record_id, time_us, values), op, self.targets(targets), None, write_token)
+
+    def record_id(self, identifier: str, *, path: str = "RecordIdentifierValueAsString") -> str:
+        """The record key of an identifier that a client asks for.
+
+        Raises:
+            ValidationFailed: it is not of the identifier feature's type, empty or too long.
+        """
+        faults: list[Fault] = []
+        key = self._record_id(identifier, path, faults)
+        if faults:
+            raise ValidationFailed(faults)
+        return key
+
+    def targets(self, wanted: frozenset[TargetStore] | None) -> frozenset[TargetStore]:
+        """The stores a write goes to.
+
+        Raises:
+            ValidationFailed: a wanted store is one the group lacks.
+        """
+        if wanted is None:
+            return self._default_targets
+        missing = sorted(wanted - self._default_targets)
+        if missing:
+            enabled = " or ".join(sorted(self._default_targets))
+            raise ValidationFailed.one("TargetStores", f"{enabled}, the stores {self.group.name!r} has", missing[0])
+        return wanted
+
+    def selection(self, wanted: Sequence[str] | None) -> list[int] | None:
+        """Positions of the named features in definition order; None for all.
+
+        Raises:
+            ValidationFailed: a name is not a feature of the group.
+        """
+        if wanted is None:
+            return None
+        faults = [
+            Fault(f"FeatureNames[{position}]", f"a feature of {self.group.name!r}", name)
+            for position, name in enumerate(wanted)
+            if name not in self._index
+        ]
+        if faults:
+            raise ValidationFailed(faults)
+        return sorted({self._index[name] for name in wanted})
+
+    def pairs(self, values: Sequence[Value], selected: Sequence[int] | None = None) -> list[FeaturePair]:
+        """A stored record as (name, value) pairs in definition order, absent features left out."""
+        if selected is None:
+            return [(name, value) for name, value in zip(self.names, values, strict=False) if value is not None]
+        return [(self.names[i], values[i]) for i in selected if i < len(values) and values[i] is not None]
+
+    def _change(
+        self, row: Row, op: Op, targets: frozenset[TargetStore], expires_at_us: int | None, write_token: bytes | None
+    ) -> Change:
+        version = self.group.schema_version
+        return Change(
+            self.group.group_id,
+            version,
+            row.record_id,
+            row.event_time_us,
+            op,
+            target_bits(targets),
+            expires_at_us,
+            encode_values(version, row.values),
+            write_token,
+        )
+
+    def _expiry(self, time_us: int, ttl: TtlDuration | None) -> int | None:
+        effective = self._default_ttl if ttl is None else ttl
+        return None if effective is None else time_us + effective.ttl_us
+
+    def _record_id(self, identifier: str, path: str, faults: list[Fault]) -> str:
+        if identifier == "":
+            faults.append(Fault(path, "a non-empty record identifier", identifier))
+            return ""
+        key = record_key(identifier, self._identifier_type)
+        if key is None:
+            faults.append(Fault(path, EXPECTED[self._identifier_type], identifier))
+            return ""
+        if len(key) > limits.RECORD_IDENTIFIER_BYTES_MAX or len(key.encode()) > limits.RECORD_IDENTIFIER_BYTES_MAX:
+            faults.append(Fault(path, f"at most {limits.RECORD_IDENTIFIER_BYTES_MAX} bytes", identifier))
+            return ""
+        return key
+
+    def _event_time(self, written: str, path: str, faults: list[Fault]) -> int:
+        time_us = event_time.parse(written, self._event_time_type)
+        if time_us is None:
+            faults.append(Fault(path, event_time.expected(self._event_time_type), written))
+            return 0
+        return time_us
+
+    def _value_fault(self, path: str, index: int, value: str) -> Fault:
+        feature = self.group.features[index]
+        if index == self._event_time_index and feature.type is not FeatureType.STRING:
+            return Fault(f"{path}.{feature.name}", event_time.EPOCH_EXPECTED, value)
+        return Fault(f"{path}.{feature.name}", EXPECTED[feature.type], value)
+
+    def _collection_fault(self, path: str, index: int, value: list[str]) -> Fault | None:
+        feature = self.group.features[index]
+        if feature.collection is None:
+            return Fault(f"{path}.ValueAsStringList", f"ValueAsString, as {feature.name!r} is no collection", value[:3])
+        expected = collection_fault(feature, value)
+        return None if expected is None else Fault(f"{path}.ValueAsStringList", expected, value[:3])

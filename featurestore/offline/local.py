@@ -1,0 +1,128 @@
+"""Objects as files below one folder of a local file system (`file://`).
+
+A file is written under `_tmp/`, synced, then linked to its name: linking fails if the name exists, and a name never shows a
+part of a file. Temporary files stay outside the data folders, since readers that list directories take any file there,
+hidden or not, for data.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from featurestore.errors import StoreUnavailable
+
+TEMPORARY: Final = "_tmp"
+
+
+class LocalObjectStore:
+    """See `offline.protocol.ObjectStore`.
+
+    Raises:
+        StoreUnavailable: the folder can't be created or written, or its file system has no hard links.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+        self._temporary = self._root / TEMPORARY
+        self._synced: set[Path] = set()
+        try:
+            self._temporary.mkdir(parents=True, exist_ok=True)
+            self._probe()
+        except OSError as error:
+            raise self._unavailable("open offline store", error) from error
+
+    @property
+    def root(self) -> Path:
+        return self._root
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        temporary = self._temporary / uuid.uuid4().hex
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            return self._link(temporary, key)
+        except OSError as error:
+            raise self._unavailable(f"write {key}", error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            return (self._root / key).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unavailable(f"read {key}", error) from error
+
+    def list(self, prefix: str) -> Sequence[str]:
+        found: list[str] = []
+        try:
+            for folder, _, names in os.walk(self._root / prefix):
+                stem = Path(folder).relative_to(self._root).as_posix()
+                found.extend(f"{stem}/{name}" for name in names)
+        except OSError as error:
+            raise self._unavailable(f"list {prefix}", error) from error
+        return sorted(found)
+
+    def move_if_absent(self, source: str, target: str) -> bool:
+        try:
+            return self._link(self._root / source, target)
+        except OSError as error:
+            raise self._unavailable(f"move {source} to {target}", error) from error
+
+    def delete(self, key: str) -> None:
+        try:
+            (self._root / key).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unavailable(f"delete {key}", error) from error
+
+    def locate(self, key: str) -> str:
+        return str(self._root / key)
+
+    def _link(self, source: Path, key: str) -> bool:
+        target = self._root / key
+        self._make_folder(target.parent)
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            return False
+        _sync_folder(target.parent)
+        return True
+
+    def _make_folder(self, folder: Path) -> None:
+        """Create a folder whose own directory entries are durable too."""
+        if folder in self._synced:
+            return
+        missing = [folder]
+        while not missing[-1].parent.exists():
+            missing.append(missing[-1].parent)
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in reversed(missing):
+            _sync_folder(part.parent)
+        self._synced.add(folder)
+
+    def _probe(self) -> None:
+        probe, twin = self._temporary / uuid.uuid4().hex, self._temporary / uuid.uuid4().hex
+        probe.touch()
+        try:
+            os.link(probe, twin)
+        finally:
+            probe.unlink(missing_ok=True)
+            twin.unlink(missing_ok=True)
+
+    def _unavailable(self, operation: str, error: OSError) -> StoreUnavailable:
+        return StoreUnavailable(operation, str(error), hint=f"see FEATURESTORE_OFFLINE_URL, now {self._root}")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,198 @@
+"""The manifest of one group: the versioned list of its data files.
+
+Each version is one object that holds the difference to the version before; creating the object of version N+1 is the commit,
+so of concurrent committers one wins and the others look again. Readers plan from one version and pass its exact file list on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Final, TypeVar
+
+import msgspec
+
+from featurestore.errors import StoreCorrupt, StoreUnavailable
+from featurestore.offline import layout
+from featurestore.offline.protocol import ObjectStore
+
+FORMAT_VERSION: Final = 1
+CHECKPOINT_VERSIONS: Final = 100
+"""A whole state is written every so many versions, so that opening reads at most this many differences."""
+COMMIT_ATTEMPTS_MAX: Final = 1000
+"""Lost races before a commit gives up: each lost race is another writer's success."""
+BATCHES_KEPT_MAX: Final = 1000
+"""Batch ids remembered, so that completing an interrupted batch never adds its files twice."""
+
+
+class Origin(StrEnum):
+    STREAM = "stream"
+    """Written from the change log."""
+    BATCH = "batch"
+    """Written by a batch ingest."""
+
+
+class FileEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One data file. Times are microseconds since 1970; minima and maxima are inclusive.
+
+    Attributes:
+        path: below the group's folder, starting with `data/`.
+        tombstones: rows that are delete markers; `hard_deletes` of them forget the event time.
+        expiring: rows with an expiry.
+    """
+
+    path: str
+    bytes: int
+    rows: int
+    event_time_us_min: int
+    event_time_us_max: int
+    write_time_us_min: int
+    write_time_us_max: int
+    api_time_us_min: int
+    api_time_us_max: int
+    schema_version: int
+    origin: Origin
+    tombstones: int = 0
+    hard_deletes: int = 0
+    expiring: int = 0
+
+
+class Delta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The difference between a version and the one before: the content of a version object.
+
+    Attributes:
+        positions: per shard (as text) the log position up to which the group's changes are in the table.
+        batch: id of the batch ingest whose files this version adds.
+    """
+
+    version: int
+    committed_at_us: int
+    format: int = FORMAT_VERSION
+    add: tuple[FileEntry, ...] = ()
+    remove: tuple[str, ...] = ()
+    positions: dict[str, int] = {}
+    batch: str | None = None
+
+
+class Version(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One state of the table: the content of a checkpoint, and what readers plan from."""
+
+    version: int = 0
+    format: int = FORMAT_VERSION
+    files: tuple[FileEntry, ...] = ()
+    positions: dict[str, int] = {}
+    batches: tuple[str, ...] = ()
+
+    def offset_next(self, shard: int) -> int:
+        """The first log position of a shard that is not in the table."""
+        return self.positions.get(str(shard), 1)
+
+    def after(self, delta: Delta) -> Version:
+        removed = set(delta.remove)
+        kept = tuple(entry for entry in self.files if entry.path not in removed) if removed else self.files
+        positions = {
+            shard: max(self.positions.get(shard, 1), delta.positions.get(shard, 1))
+            for shard in self.positions.keys() | delta.positions.keys()
+        }
+        batches = self.batches if delta.batch is None else (*self.batches, delta.batch)[-BATCHES_KEPT_MAX:]
+        return Version(delta.version, delta.format, (*kept, *delta.add), positions, batches)
+
+
+_T = TypeVar("_T", Delta, Version)
+
+Plan = Callable[[Version], Delta | None]
+
+
+class Manifest:
+    """The manifest of the group whose folder is `root`. Safe to use from several threads and processes."""
+
+    def __init__(self, objects: ObjectStore, root: str) -> None:
+        self._objects = objects
+        self._root = root
+        self._lock = threading.Lock()
+        self._state: Version | None = None
+
+    def current(self) -> Version:
+        """The newest version; version 0 is the empty table.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt
+        """
+        with self._lock:
+            return self._refresh()
+
+    def commit(self, plan: Plan) -> Version:
+        """Commit what `plan` makes of the newest version; it is asked again whenever another writer was faster.
+
+        `plan` returns None when there is nothing (left) to do; the newest version is then returned unchanged.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt
+        """
+        with self._lock:
+            for _ in range(COMMIT_ATTEMPTS_MAX):
+                state = self._refresh()
+                delta = plan(state)
+                if delta is None:
+                    return state
+                if self._objects.put_if_absent(
+                    layout.version_key(self._root, delta.version), msgspec.json.encode(delta)
+                ):
+                    self._state = state = state.after(delta)
+                    if state.version % CHECKPOINT_VERSIONS == 0:
+                        self._objects.put_if_absent(
+                            layout.checkpoint_key(self._root, state.version), msgspec.json.encode(state)
+                        )
+                    return state
+        raise StoreUnavailable("commit manifest", f"{self._root}: lost {COMMIT_ATTEMPTS_MAX} races in a row")
+
+    def _refresh(self) -> Version:
+        state = self._state if self._state is not None else self._newest_checkpoint()
+        while True:
+            data = self._objects.get(layout.version_key(self._root, state.version + 1))
+            if data is None:
+                self._state = state
+                return state
+            state = state.after(_decode(data, Delta, f"{self._root} version {state.version + 1}"))
+
+    def _newest_checkpoint(self) -> Version:
+        keys = [key for key in self._objects.list(f"{self._root}/manifest/") if "/checkpoint-" in key]
+        if not keys:
+            return Version()
+        data = self._objects.get(keys[-1])
+        if data is None:
+            raise StoreUnavailable("read manifest", f"{keys[-1]} vanished while it was read")
+        return _decode(data, Version, keys[-1])
+
+
+def delta_after(
+    state: Version,
+    *,
+    add: Sequence[FileEntry] = (),
+    remove: Sequence[str] = (),
+    positions: Mapping[int, int] | None = None,
+    batch: str | None = None,
+) -> Delta:
+    """The version object that follows `state`."""
+    places = {str(shard): offset for shard, offset in (positions or {}).items()}
+    return Delta(
+        state.version + 1,
+        time.time_ns() // 1000,
+        add=tuple(add),
+        remove=tuple(remove),
+        positions=places,
+        batch=batch,
+    )
+
+
+def _decode(data: bytes, kind: type[_T], what: str) -> _T:
+    try:
+        value = msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise StoreCorrupt(what, str(error)) from error
+    found = getattr(value, "format", None)
+    if found != FORMAT_VERSION:
+        raise StoreCorrupt(what, f"format {found}, this release reads {FORMAT_VERSION}")
+    return value

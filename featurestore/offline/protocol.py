@@ -1,0 +1,38 @@
+"""Where offline bytes live: a flat namespace of immutable objects. One backend per kind of storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class ObjectStore(Protocol):
+    """Keys are relative, `/`-separated and made by `offline.layout`. Objects are written once and never changed in place.
+
+    Synchronous; safe to call from several threads and processes. Every method raises StoreUnavailable when the storage
+    does not answer.
+    """
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create an object, durable and complete when this returns; False, and nothing changed, if it exists already.
+
+        Of concurrent calls for one key exactly one returns True. A reader sees the whole object or none.
+        """
+
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None if there is none."""
+
+    def list(self, prefix: str) -> Sequence[str]:
+        """The keys below a folder (`prefix` ends in `/`), at any depth, in lexicographic order."""
+
+    def move_if_absent(self, source: str, target: str) -> bool:
+        """Make `target` an object with the bytes of `source`, as `put_if_absent`; `source` stays until deleted.
+
+        Returns False if `target` exists. A missing `source` is a StoreUnavailable.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens if there is none."""
+
+    def locate(self, key: str) -> str:
+        """The path or URL under which a query engine on this machine opens the object."""

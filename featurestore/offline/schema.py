@@ -1,0 +1,135 @@
+"""Columns of the offline table, and rows in that form.
+
+The group's features in definition order, typed, then Amazon's three columns and three of our own. Feature names can't
+start with an underscore, so ours can't collide; readers that do not know them lose nothing they were promised.
+
+    <features>            int64 | double | string | list<...>   null where absent
+    write_time            timestamp[us, UTC]    when the row was written to the offline store; unique and rising per shard
+    api_invocation_time   timestamp[us, UTC]    when the service took the change; unique and rising per shard
+    is_deleted            bool                  true for the marker row of a delete
+    _event_time           timestamp[us, UTC]    the event time as an instant, whatever the event time feature's type
+    _expires_at           timestamp[us, UTC]    when the record stops being readable; null without TTL
+    _hard_deleted         bool                  true for the marker of a hard delete, which also forgets the event time
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from featurestore.model.change import LoggedChange, Op
+from featurestore.model.codec import decode_values
+from featurestore.model.feature_group import FeatureDefinition, FeatureGroup, FeatureType
+from featurestore.model.value import PARSE, Value
+
+WRITE_TIME: Final = "write_time"
+API_TIME: Final = "api_invocation_time"
+IS_DELETED: Final = "is_deleted"
+EVENT_TIME: Final = "_event_time"
+EXPIRES_AT: Final = "_expires_at"
+HARD_DELETED: Final = "_hard_deleted"
+
+INSTANT: Final = pa.timestamp("us", tz="UTC")
+ROW_GROUP_ROWS: Final = 131_072
+COMPRESSION: Final = "zstd"
+
+SYSTEM_FIELDS: Final = (
+    pa.field(WRITE_TIME, INSTANT),
+    pa.field(API_TIME, INSTANT),
+    pa.field(IS_DELETED, pa.bool_()),
+    pa.field(EVENT_TIME, INSTANT),
+    pa.field(EXPIRES_AT, INSTANT),
+    pa.field(HARD_DELETED, pa.bool_()),
+)
+_ARROW: Final = {
+    FeatureType.INTEGRAL: pa.int64(),
+    FeatureType.FRACTIONAL: pa.float64(),
+    FeatureType.STRING: pa.string(),
+}
+
+
+def arrow_type(feature: FeatureDefinition) -> pa.DataType:
+    """The column type of a feature."""
+    scalar = _ARROW[feature.type]
+    return scalar if feature.collection is None else pa.list_(scalar)
+
+
+def table_schema(features: Sequence[FeatureDefinition]) -> pa.Schema:
+    """The schema of a data file that knows these features."""
+    return pa.schema([*(pa.field(feature.name, arrow_type(feature)) for feature in features), *SYSTEM_FIELDS])
+
+
+def table_of_changes(
+    group: FeatureGroup, schema_version: int, changes: Sequence[LoggedChange], write_times_us: Sequence[int]
+) -> pa.Table:
+    """Logged changes of one group as rows of the offline table, in the order given.
+
+    Args:
+        schema_version: of the file; no change may have a later one.
+        write_times_us: one per change.
+
+    Raises:
+        StoreCorrupt: the values of a change do not decode.
+    """
+    features = group.features_at(schema_version)
+    columns: list[list[Value]] = [[] for _ in features]
+    for item in changes:
+        _, values = decode_values(item.change.values)
+        for index, column in enumerate(columns):
+            column.append(values[index] if index < len(values) else None)
+    deleted = [item.change.op is not Op.PUT for item in changes]
+    arrays = [
+        *(typed_array(feature, column) for feature, column in zip(features, columns, strict=True)),
+        pa.array(write_times_us, INSTANT),
+        pa.array([item.stamp.api_time_us for item in changes], INSTANT),
+        pa.array(deleted, pa.bool_()),
+        pa.array([item.change.event_time_us for item in changes], INSTANT),
+        pa.array([item.change.expires_at_us for item in changes], INSTANT),
+        pa.array([item.change.op is Op.HARD_DELETE for item in changes], pa.bool_()),
+    ]
+    return pa.table(arrays, schema=table_schema(features))
+
+
+def typed_array(feature: FeatureDefinition, texts: Sequence[Value]) -> pa.Array:
+    """Checked value texts of one feature as a typed column."""
+    kind = arrow_type(feature)
+    if feature.type is FeatureType.STRING:
+        return pa.array(texts, kind)
+    if feature.collection is None:
+        try:
+            # Arrow's parser takes nearly every text ours takes ("+1" is one it does not) and gives the same number.
+            return pc.cast(pa.array(texts, pa.string()), kind)
+        except pa.ArrowInvalid:
+            pass
+    parse = PARSE[feature.type]
+    return pa.array([_parsed(parse, text) for text in texts], kind)
+
+
+def _parsed(parse: Any, text: Value) -> object:
+    if text is None:
+        return None
+    return [parse(element) for element in text] if isinstance(text, list) else parse(text)
+
+
+def sorted_rows(group: FeatureGroup, table: pa.Table) -> pa.Table:
+    """The rows by record identifier, event time and api time: neighbours compress well and lookups touch few pages."""
+    keys = [(name, "ascending") for name in (group.record_identifier, EVENT_TIME, API_TIME)]
+    return table.take(pc.sort_indices(table, sort_keys=keys))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A Parquet file. The same rows give the same bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression=COMPRESSION, row_group_size=ROW_GROUP_ROWS)
+    return buffer.getvalue()
+
+
+def instants(times_us: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Array:
+    """Microseconds since 1970 as an INSTANT column."""
+    return pa.array(times_us, pa.int64()).cast(INSTANT)

@@ -1,0 +1,12 @@
+"""Feature groups and their metadata."""
+
+from featurestore.registry.protocol import (
+    FeatureMetadata,
+    GroupPage,
+    GroupQuery,
+    GroupSort,
+    Registry,
+    StoreIdentity,
+)
+
+__all__ = ["FeatureMetadata", "GroupPage", "GroupQuery", "GroupSort", "Registry", "StoreIdentity"]

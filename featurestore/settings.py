@@ -1,0 +1,144 @@
+"""Settings: one immutable value, made from a mapping of names to texts (the process environment, by default).
+
+Every setting is `FEATURESTORE_<NAME>`; docs/reference/settings.md lists them and a test holds that it does. An unknown
+`FEATURESTORE_` name refuses to start, since a misspelt setting would otherwise be silently ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from featurestore.errors import Fault, SettingsInvalid
+
+PREFIX: Final = "FEATURESTORE_"
+
+
+def _url_with_scheme(*schemes: str) -> AfterValidator:
+    def check(url: str) -> str:
+        if url and url.partition(":")[0] not in schemes:
+            raise ValueError(f"a URL starting with {' or '.join(f'{scheme}:' for scheme in schemes)}")
+        return url
+
+    return AfterValidator(check)
+
+
+class Settings(BaseModel):
+    """Everything that an operator can choose. Field descriptions are the reference documentation.
+
+    Units are in the names: `_s` seconds, `_bytes` bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(
+        Path(".featurestore"),
+        description="Folder that holds everything of the embedded stores; created when missing.",
+    )
+    registry_url: Annotated[str, _url_with_scheme("sqlite", "postgresql+psycopg")] = Field(
+        "",
+        description="SQLAlchemy URL of the registry: `sqlite:///path` or `postgresql+psycopg://...`. "
+        "Empty: `registry.db` in the home folder.",
+    )
+    online_url: Annotated[str, _url_with_scheme("sqlite")] = Field(
+        "",
+        description="Online store and outbox: `sqlite:///path`. Empty: `online.db` in the home folder.",
+    )
+    offline_url: Annotated[str, _url_with_scheme("file")] = Field(
+        "",
+        description="Root of the offline store: `file:///path`. Empty: `offline/` in the home folder.",
+    )
+    account_id: str = Field(
+        "000000000000", pattern=r"^[0-9]{12}$", description="Account number in ARNs and offline paths; fixed at creation."
+    )
+    region: str = Field(
+        "us-east-1", pattern=r"^[a-z0-9-]{1,32}$", description="Region in ARNs and offline paths; fixed at creation."
+    )
+    shards: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="Shards of the change log, chosen when the store is created and never changed. "
+        "Each flush writes its own files per shard, so an embedded store wants few.",
+    )
+    host: str = Field("127.0.0.1", description="Address the service listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")
+    insecure: bool = Field(
+        False, description="Allow listening on an address other than loopback although requests are not authenticated."
+    )
+    body_bytes_max: int = Field(
+        256 << 20, ge=1 << 20, description="Largest request body of the bulk routes; record routes take at most 16 MiB."
+    )
+    flush_s: float = Field(
+        2.0, gt=0, le=3600, description="How long an acknowledged change may wait before it is written to the offline store."
+    )
+    flush_changes_max: int = Field(
+        50_000, ge=1, le=1_000_000, description="Changes of one shard that are written to the offline store in one step."
+    )
+    outbox_changes_max: int = Field(
+        1_000_000,
+        ge=1,
+        description="Changes that may wait for the offline store; beyond it writes are refused with ServiceUnavailable.",
+    )
+    query_timeout_s: float = Field(60.0, gt=0, description="Deadline of one SQL statement.")
+    query_rows_max: int = Field(1_000_000, ge=1, description="Largest result of one SQL statement, in rows.")
+    query_memory_bytes: int = Field(
+        2 << 30, ge=64 << 20, description="Memory of the query engine per statement or training set; beyond it, it spills."
+    )
+    query_temp_bytes: int = Field(32 << 30, ge=1 << 20, description="Disk space one query may spill to.")
+    query_threads: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of the query engine. Default: all cores."
+    )
+    access_log: bool = Field(False, description="Log one line per request.")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+        """Settings from `FEATURESTORE_*` names of a mapping (default: the process environment), then `overrides`.
+
+        Overrides that are None count as not given.
+
+        Raises:
+            SettingsInvalid: an unknown name (the nearest known one is suggested), or a value out of its range.
+        """
+        source = os.environ if environ is None else environ
+        given: dict[str, Any] = {}
+        faults: list[Fault] = []
+        for key, value in source.items():
+            if not key.startswith(PREFIX):
+                continue
+            name = key.removeprefix(PREFIX).lower()
+            if name not in cls.model_fields:
+                near = difflib.get_close_matches(name, cls.model_fields, n=1)
+                known = f"{PREFIX}{near[0].upper()}" if near else f"one of {', '.join(sorted(cls.model_fields))}"
+                faults.append(Fault(key, f"a known setting; did you mean {known}?" if near else known))
+                continue
+            given[name] = value
+        if faults:
+            raise SettingsInvalid(faults)
+        given.update({name: value for name, value in overrides.items() if value is not None})
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsInvalid(
+                [
+                    Fault(f"{PREFIX}{'.'.join(str(part) for part in item['loc']).upper()}", item["msg"], item["input"])
+                    for item in error.errors(include_url=False)
+                ]
+            ) from error
+
+    @property
+    def registry_location(self) -> str:
+        return self.registry_url or f"sqlite:///{self.home.absolute() / 'registry.db'}"
+
+    @property
+    def online_location(self) -> str:
+        return self.online_url or f"sqlite:///{self.home.absolute() / 'online.db'}"
+
+    @property
+    def offline_location(self) -> str:
+        return self.offline_url or f"file://{self.home.absolute() / 'offline'}"
