@@ -157,7 +157,7 @@ class OutboxFull(StoreUnavailable):
         super().__init__(
             "write",
             f"{entries} changes wait for the offline store, at most {entries_max} may",
-            hint="the offline writer is behind; see `featurestore lag`",
+            hint="the offline writer is behind; see `featurestore status`",
         )
 
 

@@ -104,10 +104,7 @@ class OutboxTransaction:
         self._connection.executemany("INSERT INTO outbox VALUES (?, ?, ?)", self._entries)
         self._connection.executemany(
             "UPDATE shard SET seq_last = ?, api_time_us_last = ? WHERE shard = ?",
-            [
-                (self._shards[shard].seq_last, self._shards[shard].api_time_us_last, shard)
-                for shard in sorted(self._touched)
-            ],
+            [(self._shards[shard].seq_last, self._shards[shard].api_time_us_last, shard) for shard in sorted(self._touched)],
         )
 
 
@@ -130,14 +127,12 @@ class SqliteChangeLog:
         first, end = shard << SEQ_BITS | offset_next, (shard + 1) << SEQ_BITS
         with self._session("read outbox") as connection:
             rows = connection.execute(
-                "SELECT position, api_time_us, body FROM outbox WHERE position >= ? AND position < ? "
-                "ORDER BY position LIMIT ?",
+                "SELECT position, api_time_us, body FROM outbox WHERE position >= ? AND position < ? ORDER BY position LIMIT ?",
                 (first, end, changes_max),
             ).fetchall()
         mask = (1 << SEQ_BITS) - 1
         return [
-            LoggedChange(decode_change(body), Stamp(shard, position & mask, api_time_us))
-            for position, api_time_us, body in rows
+            LoggedChange(decode_change(body), Stamp(shard, position & mask, api_time_us)) for position, api_time_us, body in rows
         ]
 
     def trim(self, shard: int, offset_next: int) -> None:
@@ -147,9 +142,7 @@ class SqliteChangeLog:
                 "DELETE FROM outbox WHERE position >= ? AND position < ?",
                 (shard << SEQ_BITS, shard << SEQ_BITS | offset_next),
             )
-            connection.execute(
-                "UPDATE shard SET offset_trimmed = max(offset_trimmed, ?) WHERE shard = ?", (offset_next, shard)
-            )
+            connection.execute("UPDATE shard SET offset_trimmed = max(offset_trimmed, ?) WHERE shard = ?", (offset_next, shard))
             connection.execute("COMMIT")
 
     def close(self) -> None:

@@ -23,9 +23,7 @@ EVENT_TIME_US_MIN: Final = -62_167_219_200 * SECOND_US
 EVENT_TIME_US_MAX: Final = 253_402_300_800 * SECOND_US - 1
 """9999-12-31T23:59:59.999999Z, the last one."""
 
-_ISO: Final = re.compile(
-    r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?Z", re.ASCII
-)
+_ISO: Final = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?Z", re.ASCII)
 _EPOCH: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 _DAYS_IN_MONTH: Final = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 

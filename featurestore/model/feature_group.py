@@ -350,7 +350,9 @@ def _offline_faults(group: FeatureGroup, offline: OfflineConfig) -> Iterator[Fau
         for member, value in (("TableName", catalog.table_name), ("Database", catalog.database)):
             if not re.fullmatch(r"[a-z_][a-z0-9_]{0,254}", value):
                 yield Fault(
-                    f"{path}.DataCatalogConfig.{member}", "lower-case letters, digits and '_', not starting with a digit", value
+                    f"{path}.DataCatalogConfig.{member}",
+                    "lower-case letters, digits and '_', not starting with a digit",
+                    value,
                 )
 
 

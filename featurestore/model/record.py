@@ -109,7 +109,6 @@ class RecordPlan:
         *,
         targets: frozenset[TargetStore] | None = None,
         ttl: TtlDuration | None = None,
-        write_token: bytes | None = None,
         path: str = "Record",
     ) -> Change:
         """The change that PutRecord makes of a record.
@@ -122,7 +121,7 @@ class RecordPlan:
             ValidationFailed: as `row`, or the group lacks a target store.
         """
         row = self.row(pairs, path=path)
-        return self._change(row, Op.PUT, self.targets(targets), self._expiry(row.event_time_us, ttl), write_token)
+        return self._change(row, Op.PUT, self.targets(targets), self._expiry(row.event_time_us, ttl))
 
     def delete(
         self,
@@ -131,7 +130,6 @@ class RecordPlan:
         *,
         hard: bool,
         targets: frozenset[TargetStore] | None = None,
-        write_token: bytes | None = None,
     ) -> Change:
         """The change that DeleteRecord makes; `written_time` has the form of the group's event time feature.
 
@@ -147,7 +145,7 @@ class RecordPlan:
         values[self._identifier_index] = identifier
         values[self._event_time_index] = written_time
         op = Op.HARD_DELETE if hard else Op.SOFT_DELETE
-        return self._change(Row(record_id, time_us, values), op, self.targets(targets), None, write_token)
+        return self._change(Row(record_id, time_us, values), op, self.targets(targets), None)
 
     def record_id(self, identifier: str, *, path: str = "RecordIdentifierValueAsString") -> str:
         """The record key of an identifier that a client asks for.
@@ -179,10 +177,12 @@ class RecordPlan:
         """Positions of the named features in definition order; None for all.
 
         Raises:
-            ValidationFailed: a name is not a feature of the group.
+            ValidationFailed: a name is not a feature of the group, or there are none.
         """
         if wanted is None:
             return None
+        if not wanted:
+            raise ValidationFailed.one("FeatureNames", "at least one feature name, or no FeatureNames at all")
         faults = [
             Fault(f"FeatureNames[{position}]", f"a feature of {self.group.name!r}", name)
             for position, name in enumerate(wanted)
@@ -198,9 +198,7 @@ class RecordPlan:
             return [(name, value) for name, value in zip(self.names, values, strict=False) if value is not None]
         return [(self.names[i], values[i]) for i in selected if i < len(values) and values[i] is not None]
 
-    def _change(
-        self, row: Row, op: Op, targets: frozenset[TargetStore], expires_at_us: int | None, write_token: bytes | None
-    ) -> Change:
+    def _change(self, row: Row, op: Op, targets: frozenset[TargetStore], expires_at_us: int | None) -> Change:
         version = self.group.schema_version
         return Change(
             self.group.group_id,
@@ -211,7 +209,6 @@ class RecordPlan:
             target_bits(targets),
             expires_at_us,
             encode_values(version, row.values),
-            write_token,
         )
 
     def _expiry(self, time_us: int, ttl: TtlDuration | None) -> int | None:

@@ -93,7 +93,7 @@ def file_groups(event_times_us: np.ndarray[Any, np.dtype[np.int64]]) -> list[np.
     periods = _periods(event_times_us)
     order = np.argsort(periods, kind="stable")
     boundaries = np.flatnonzero(np.diff(periods[order])) + 1
-    groups = []
+    groups: list[np.ndarray[Any, np.dtype[np.int64]]] = []
     for rows in np.split(order, boundaries):
         groups.extend(rows[start : start + FILE_ROWS_MAX] for start in range(0, len(rows), FILE_ROWS_MAX))
     return groups

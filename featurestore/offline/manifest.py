@@ -137,14 +137,10 @@ class Manifest:
                 delta = plan(state)
                 if delta is None:
                     return state
-                if self._objects.put_if_absent(
-                    layout.version_key(self._root, delta.version), msgspec.json.encode(delta)
-                ):
+                if self._objects.put_if_absent(layout.version_key(self._root, delta.version), msgspec.json.encode(delta)):
                     self._state = state = state.after(delta)
                     if state.version % CHECKPOINT_VERSIONS == 0:
-                        self._objects.put_if_absent(
-                            layout.checkpoint_key(self._root, state.version), msgspec.json.encode(state)
-                        )
+                        self._objects.put_if_absent(layout.checkpoint_key(self._root, state.version), msgspec.json.encode(state))
                     return state
         raise StoreUnavailable("commit manifest", f"{self._root}: lost {COMMIT_ATTEMPTS_MAX} races in a row")
 

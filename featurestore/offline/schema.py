@@ -27,6 +27,7 @@ from featurestore.model.change import LoggedChange, Op
 from featurestore.model.codec import decode_values
 from featurestore.model.feature_group import FeatureDefinition, FeatureGroup, FeatureType
 from featurestore.model.value import PARSE, Value
+from featurestore.offline.manifest import FileEntry, Origin
 
 WRITE_TIME: Final = "write_time"
 API_TIME: Final = "api_invocation_time"
@@ -128,6 +129,29 @@ def parquet_bytes(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression=COMPRESSION, row_group_size=ROW_GROUP_ROWS)
     return buffer.getvalue()
+
+
+def entry_of(table: pa.Table, path: str, size_bytes: int, schema_version: int, origin: Origin) -> FileEntry:
+    """The manifest entry of a data file from its rows."""
+    times = [_bounds_us(table[name]) for name in (EVENT_TIME, WRITE_TIME, API_TIME)]
+    return FileEntry(
+        path,
+        size_bytes,
+        table.num_rows,
+        *times[0],
+        *times[1],
+        *times[2],
+        schema_version,
+        origin,
+        tombstones=pc.sum(table[IS_DELETED]).as_py() or 0,
+        hard_deletes=pc.sum(table[HARD_DELETED]).as_py() or 0,
+        expiring=table.num_rows - table[EXPIRES_AT].null_count,
+    )
+
+
+def _bounds_us(column: pa.ChunkedArray) -> tuple[int, int]:
+    bounds = pc.min_max(column.cast(pa.int64())).as_py()
+    return bounds["min"], bounds["max"]
 
 
 def instants(times_us: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Array:

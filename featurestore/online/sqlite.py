@@ -57,9 +57,7 @@ _GET: Final = (
     "SELECT event_time_us, api_time_us, expires_at_us, value FROM record "
     f"WHERE group_id = ? AND record_id = ? AND state = {_State.LIVE:d}"
 )
-_EVENT_TIME: Final = (
-    f"SELECT event_time_us FROM record WHERE group_id = ? AND record_id = ? AND state <> {_State.GRAVE:d}"
-)
+_EVENT_TIME: Final = f"SELECT event_time_us FROM record WHERE group_id = ? AND record_id = ? AND state <> {_State.GRAVE:d}"
 _SET: Final = (
     "INSERT INTO record (group_id, record_id, event_time_us, api_time_us, state, expires_at_us, value) "
     "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (group_id, record_id) DO UPDATE SET "
@@ -171,9 +169,7 @@ class SqliteOnlineStore:
                 for item in changes[start : start + LOAD_ROWS_MAX]
             ]
 
-            def run(
-                connection: sqlite3.Connection, outbox: OutboxTransaction, rows: list[tuple[Any, ...]] = rows
-            ) -> int:
+            def run(connection: sqlite3.Connection, outbox: OutboxTransaction, rows: list[tuple[Any, ...]] = rows) -> int:
                 before = connection.total_changes
                 connection.executemany(_LOAD, rows)
                 return connection.total_changes - before
@@ -203,9 +199,7 @@ class SqliteOnlineStore:
         for reader in self._open_readers:
             reader.close()
 
-    def _submit(
-        self, run: Callable[[sqlite3.Connection, OutboxTransaction], Any], weight: int
-    ) -> asyncio.Future[Any]:
+    def _submit(self, run: Callable[[sqlite3.Connection, OutboxTransaction], Any], weight: int) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         job = _Job(run, weight, loop, loop.create_future())
         with self._lock:
@@ -248,18 +242,14 @@ class SqliteOnlineStore:
         """Run a batch as one transaction. A job's own refusal (made before it wrote) fails it alone, anything else all."""
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            outbox = OutboxTransaction(
-                self._writer, clock_us=self._clock_us, changes_max=self._outbox_changes_max
-            )
+            outbox = OutboxTransaction(self._writer, clock_us=self._clock_us, changes_max=self._outbox_changes_max)
             for job in batch:
                 try:
                     job.result = job.run(self._writer, outbox)
                 except FeatureStoreError as refusal:
                     job.error = refusal
             outbox.close()
-            self._writer.execute(
-                "DELETE FROM receipt WHERE id <= (SELECT max(id) FROM receipt) - ?", (RECEIPTS_MAX,)
-            )
+            self._writer.execute("DELETE FROM receipt WHERE id <= (SELECT max(id) FROM receipt) - ?", (RECEIPTS_MAX,))
             self._writer.execute("COMMIT")
         except Exception as error:  # the callers wait: whatever it is, each of them gets it, and the thread lives on
             _log.exception("a commit of %d jobs failed", len(batch))
@@ -274,9 +264,7 @@ class SqliteOnlineStore:
                 self._writer.rollback()
 
 
-def _apply_one(
-    connection: sqlite3.Connection, outbox: OutboxTransaction, change: Change, shard: int, body: bytes
-) -> Applied:
+def _apply_one(connection: sqlite3.Connection, outbox: OutboxTransaction, change: Change, shard: int, body: bytes) -> Applied:
     if change.write_id is not None:
         row = connection.execute(
             "SELECT outcome, shard, seq, api_time_us FROM receipt WHERE write_id = ?", (change.write_id,)

@@ -206,9 +206,7 @@ class SqlRegistry:
             self._bump(connection)
 
     def deleting(self) -> Sequence[FeatureGroup]:
-        statement = sa.select(_groups.c.document).where(
-            _groups.c.live == 1, _groups.c.status == GroupStatus.DELETING.value
-        )
+        statement = sa.select(_groups.c.document).where(_groups.c.live == 1, _groups.c.status == GroupStatus.DELETING.value)
         with self._read() as connection:
             return [_decode(row.document) for row in connection.execute(statement)]
 
@@ -403,9 +401,7 @@ def _resolved(group: FeatureGroup, offline: OfflineConfig) -> OfflineConfig:
     if catalog is None and not offline.disable_glue_table_creation:
         table = f"{_catalog_stem(group.name)}_{group.created_at_s}"
         catalog = DataCatalog(table, "AwsDataCatalog", "sagemaker_featurestore")
-    return replace(
-        offline, resolved_s3_uri=f"{stem}/{group.name}-{group.created_at_s}/data", data_catalog=catalog
-    )
+    return replace(offline, resolved_s3_uri=f"{stem}/{group.name}-{group.created_at_s}/data", data_catalog=catalog)
 
 
 def _catalog_stem(name: str) -> str:
@@ -417,7 +413,7 @@ def _offline_status(group: FeatureGroup) -> str | None:
 
 
 def _required(connection: sa.Connection, name: str) -> str:
-    return connection.execute(sa.select(_store.c.value).where(_store.c.name == name)).scalar_one()
+    return str(connection.execute(sa.select(_store.c.value).where(_store.c.name == name)).scalar_one())
 
 
 def _decode(document: bytes) -> FeatureGroup:

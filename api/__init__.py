@@ -1,0 +1,1 @@
+"""The HTTP service: the AWS runtime and control plane, native additions, health."""

@@ -1,0 +1,132 @@
+"""The service as one ASGI application: who answers which request."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from api import native, openapi
+from api.control_plane import ControlPlane
+from api.runtime import Runtime
+from api.wire import (
+    JSON_11,
+    Answer,
+    Receive,
+    Scope,
+    Send,
+    UnknownOperation,
+    json_11_error,
+    request_id,
+    rest_error,
+)
+from featurestore.errors import FeatureStoreError, StoreUnavailable, ValidationFailed
+from featurestore.store import FeatureStore
+
+_log: Final = logging.getLogger(__name__)
+
+CONTROL_BODY_BYTES_MAX: Final = 8 << 20
+
+
+class Service:
+    """Sends record requests straight to the runtime API and everything else to FastAPI.
+
+    Args:
+        store: open for as long as the service runs; closed by whoever opened it.
+        ready: says why the service should get no traffic now, or None when it may.
+    """
+
+    def __init__(self, store: FeatureStore, *, ready: Callable[[], str | None] = lambda: None) -> None:
+        self._runtime = Runtime(store.records)
+        self._web = _web(store, ready)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and Runtime.owns(scope["path"]):
+            await self._runtime(scope, receive, send)
+        else:
+            await self._web(scope, receive, send)
+
+
+def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
+    control = ControlPlane(store)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        gc.freeze()  # what exists by now lives as long as the process: the collector need not look at it again
+        yield
+
+    app = FastAPI(
+        title="Feature store",
+        description="Speaks the Amazon SageMaker Feature Store API; `/v1` holds what that API has no operation for.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+
+    @app.get("/health", tags=["operations"], summary="The process is alive")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready", tags=["operations"], summary="The stores answer")
+    async def readiness() -> Response:
+        reason = ready()
+        if reason is None:
+            try:
+                waiting = await asyncio.wait_for(run_in_threadpool(store.offline_behind), timeout=5)
+                return JSONResponse({"status": "ready", "changes_waiting": waiting})
+            except (StoreUnavailable, TimeoutError) as error:
+                reason = str(error) or "the stores did not answer within 5 s"
+        return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
+
+    @app.post("/", include_in_schema=False)
+    async def control_plane(request: Request) -> Response:
+        target = request.headers.get("x-amz-target", "")
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > CONTROL_BODY_BYTES_MAX:
+                fault = ValidationFailed.one("body", f"at most {CONTROL_BODY_BYTES_MAX} bytes")
+                return _response(json_11_error(fault))
+        try:
+            return _response(await run_in_threadpool(control.call, target, body))
+        except Exception:  # the client must get the contract's 500 for whatever we did not foresee; the log has the rest
+            _log.exception("%s failed", target)
+            return _response(json_11_error(FeatureStoreError()))
+
+    @app.exception_handler(FeatureStoreError)
+    async def refused(request: Request, error: FeatureStoreError) -> Response:
+        if error.code == "InternalFailure":
+            _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _response(rest_error(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        return _response(rest_error(ValidationFailed(native.pydantic_faults(error))))
+
+    @app.exception_handler(HTTPException)
+    async def not_found(request: Request, error: HTTPException) -> Response:
+        return _response(rest_error(UnknownOperation(f"no operation has method {request.method} and path {request.url.path}")))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return _response(rest_error(FeatureStoreError()))
+
+    app.include_router(native.routes(store, body_bytes_max=store.settings.body_bytes_max))
+    openapi.add_record_routes(app)
+    return app
+
+
+def _response(answer: Answer) -> Response:
+    headers: dict[str, Any] = {name.decode(): value.decode() for name, value in answer.headers}
+    headers["x-amzn-requestid"] = request_id().decode()
+    kind = JSON_11.decode() if answer.content_type == JSON_11 else answer.content_type.decode()
+    return Response(answer.body, answer.status, headers, media_type=kind)

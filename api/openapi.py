@@ -1,0 +1,112 @@
+"""The record routes in the OpenAPI document. FastAPI does not serve them, so it can't describe them by itself."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+_NAME: Final = {
+    "name": "FeatureGroupName",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "Name or ARN (percent-encoded) of the feature group.",
+}
+_STORES: Final = {"type": "array", "items": {"enum": ["OnlineStore", "OfflineStore"]}}
+_RECORD: Final = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["FeatureName"],
+        "properties": {
+            "FeatureName": {"type": "string"},
+            "ValueAsString": {"type": "string"},
+            "ValueAsStringList": {"type": "array", "items": {"type": "string"}},
+        },
+    },
+}
+_TTL: Final = {
+    "type": "object",
+    "required": ["Unit", "Value"],
+    "properties": {"Unit": {"enum": ["Seconds", "Minutes", "Hours", "Days", "Weeks"]}, "Value": {"type": "integer"}},
+}
+_ERROR: Final = {"type": "object", "properties": {"Message": {"type": "string"}}}
+
+
+def _parameter(name: str, *, required: bool = False, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": required, "schema": schema or {"type": "string"}}
+
+
+def _operation(summary: str, parameters: list[Any], body: dict[str, Any] | None = None) -> dict[str, Any]:
+    error = {"description": "Error; the code is in x-amzn-ErrorType", "content": {"application/json": {"schema": _ERROR}}}
+    operation: dict[str, Any] = {
+        "tags": ["records"],
+        "summary": summary,
+        "parameters": parameters,
+        "responses": {"200": {"description": "Done"}, "400": error, "404": error, "503": error},
+    }
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return operation
+
+
+def _object(required: list[str], **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+RECORD_PATHS: Final[dict[str, Any]] = {
+    "/FeatureGroup/{FeatureGroupName}": {
+        "put": _operation("PutRecord", [_NAME], _object(["Record"], Record=_RECORD, TargetStores=_STORES, TtlDuration=_TTL)),
+        "get": _operation(
+            "GetRecord",
+            [
+                _NAME,
+                _parameter("RecordIdentifierValueAsString", required=True),
+                _parameter("FeatureName", schema={"type": "array", "items": {"type": "string"}}),
+                _parameter("ExpirationTimeResponse", schema={"enum": ["Enabled", "Disabled"]}),
+            ],
+        ),
+        "delete": _operation(
+            "DeleteRecord",
+            [
+                _NAME,
+                _parameter("RecordIdentifierValueAsString", required=True),
+                _parameter("EventTime", required=True),
+                _parameter("TargetStores", schema=_STORES),
+                _parameter("DeletionMode", schema={"enum": ["SoftDelete", "HardDelete"]}),
+            ],
+        ),
+    },
+    "/BatchGetRecord": {
+        "post": _operation(
+            "BatchGetRecord",
+            [],
+            _object(
+                ["Identifiers"],
+                Identifiers={
+                    "type": "array",
+                    "items": _object(
+                        ["FeatureGroupName", "RecordIdentifiersValueAsString"],
+                        FeatureGroupName={"type": "string"},
+                        RecordIdentifiersValueAsString={"type": "array", "items": {"type": "string"}},
+                        FeatureNames={"type": "array", "items": {"type": "string"}},
+                    ),
+                },
+                ExpirationTimeResponse={"enum": ["Enabled", "Disabled"]},
+            ),
+        )
+    },
+}
+
+
+def add_record_routes(app: FastAPI) -> None:
+    """Put the record routes into the document that `/docs` shows."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        document["paths"].update(RECORD_PATHS)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

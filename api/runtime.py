@@ -1,0 +1,291 @@
+"""The Feature Store runtime API (`sagemaker-featurestore-runtime`, rest-json, version 2020-07-01) as plain ASGI.
+
+No web framework stands in the way of a record: measured, it would cost most of the request (docs/decisions).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from api.wire import Answer, Receive, Scope, Send, UnknownOperation, decode, read_body, request_id, rest_error, send_answer
+from featurestore.errors import Fault, FeatureStoreError, ValidationFailed
+from featurestore.model import limits
+from featurestore.model.feature_group import TargetStore, TtlDuration, TtlUnit
+from featurestore.model.record import FeaturePair
+from featurestore.records import GetRequest, Record, Records
+
+_log: Final = logging.getLogger(__name__)
+
+BODY_BYTES_MAX: Final = 16 << 20
+RETRY_TOKEN_HEADER: Final = b"amz-sdk-invocation-id"
+"""AWS SDKs send one id with all attempts of a call: a repeated attempt then changes nothing the second time."""
+RETRY_TOKEN_CHARS_MAX: Final = 128
+
+FEATURE_GROUP: Final = "FeatureGroup"
+BATCH_GET_RECORD: Final = "BatchGetRecord"
+_LATER_OPERATIONS: Final = {"Record": "UpdateRecord", "ListRecords": "ListRecords"}
+
+
+class FeatureValue(msgspec.Struct, frozen=True, gc=False):
+    FeatureName: str
+    ValueAsString: str | None = None
+    ValueAsStringList: list[str] | None = None
+
+
+class Ttl(msgspec.Struct, frozen=True):
+    Unit: TtlUnit
+    Value: int
+
+    def duration(self) -> TtlDuration:
+        return TtlDuration(self.Unit, self.Value)
+
+
+class PutRecordRequest(msgspec.Struct, frozen=True):
+    Record: list[FeatureValue]
+    TargetStores: list[TargetStore] | None = None
+    TtlDuration: Ttl | None = None
+
+
+class BatchGetIdentifier(msgspec.Struct, frozen=True):
+    FeatureGroupName: str
+    RecordIdentifiersValueAsString: list[str]
+    FeatureNames: list[str] | None = None
+
+
+class BatchGetRecordRequest(msgspec.Struct, frozen=True):
+    Identifiers: list[BatchGetIdentifier]
+    ExpirationTimeResponse: str | None = None
+
+
+class Call(msgspec.Struct):
+    """One request, taken apart."""
+
+    method: str
+    segments: list[str]
+    query: dict[str, list[str]]
+    body: bytes
+    retry_token: str | None
+
+    def one(self, name: str) -> str:
+        """A query parameter that must be there once."""
+        value = self.optional(name)
+        if value is None:
+            raise ValidationFailed.one(name, "this required query parameter")
+        return value
+
+    def optional(self, name: str) -> str | None:
+        values = self.query.get(name, [])
+        if len(values) > 1:
+            raise ValidationFailed.one(name, "this query parameter once", values[1])
+        return values[0] if values else None
+
+
+_Operation: TypeAlias = Callable[[Call], Awaitable[Answer]]
+
+
+class Runtime:
+    """The runtime operations over the record path."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._by_method: dict[str, _Operation] = {
+            "GET": self.get_record,
+            "PUT": self.put_record,
+            "DELETE": self.delete_record,
+        }
+
+    @staticmethod
+    def owns(path: str) -> bool:
+        """Whether a request path belongs to this API; no S3 bucket can, since their names have no capitals."""
+        return path.startswith(f"/{FEATURE_GROUP}/") or path in (f"/{BATCH_GET_RECORD}", "/BatchWriteRecord")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        identifier = request_id()
+        try:
+            answer = await self._answer(scope, receive)
+        except FeatureStoreError as error:
+            if error.code == "InternalFailure":
+                _log.exception("request %s failed", identifier.decode())
+            answer = rest_error(error)
+        except Exception:  # the client must get the contract's 500 for whatever we did not foresee; the log has the rest
+            _log.exception("request %s failed", identifier.decode())
+            answer = rest_error(FeatureStoreError())
+        if answer is not None:
+            await send_answer(send, answer, identifier, head=scope["method"] == "HEAD")
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer | None:
+        body = await read_body(receive, BODY_BYTES_MAX)
+        if body is None:
+            return None
+        call = Call(
+            scope["method"],
+            _segments(scope.get("raw_path") or scope["path"].encode()),
+            _query(scope["query_string"]),
+            body,
+            _retry_token(scope["headers"]),
+        )
+        return await self._operation(call)(call)
+
+    def _operation(self, call: Call) -> _Operation:
+        match call.segments:
+            case ["BatchGetRecord"] if call.method == "POST":
+                return self.batch_get_record
+            case ["FeatureGroup", name] if call.method in self._by_method and name:
+                return self._by_method[call.method]
+            case ["FeatureGroup", _, operation] if call.method == "POST" and operation in _LATER_OPERATIONS:
+                raise UnknownOperation(f"{_LATER_OPERATIONS[operation]} is not supported by this version")
+            case ["BatchWriteRecord"] if call.method == "POST":
+                raise UnknownOperation("BatchWriteRecord is not supported by this version")
+            case _:
+                raise UnknownOperation(f"no operation has method {call.method} and path /{'/'.join(call.segments)}")
+
+    async def put_record(self, call: Call) -> Answer:
+        group = _group_name(call.segments[1])
+        request = decode(call.body, PutRecordRequest)
+        if not request.Record:
+            raise ValidationFailed.one("Record", "at least one feature value")
+        await self._records.put(
+            group,
+            [_pair(position, value) for position, value in enumerate(request.Record)],
+            targets=_targets(request.TargetStores),
+            ttl=None if request.TtlDuration is None else request.TtlDuration.duration(),
+            write_token=call.retry_token,
+        )
+        return Answer(200)
+
+    async def get_record(self, call: Call) -> Answer:
+        group = _group_name(call.segments[1])
+        features = call.query.get("FeatureName")
+        with_expiry = _with_expiry(call.optional("ExpirationTimeResponse"))
+        record = await self._records.get(group, call.one("RecordIdentifierValueAsString"), features)
+        return Answer(200, msgspec.json.encode({} if record is None else _record_json(record, with_expiry)))
+
+    async def delete_record(self, call: Call) -> Answer:
+        group = _group_name(call.segments[1])
+        mode = call.optional("DeletionMode")
+        if mode not in (None, "SoftDelete", "HardDelete"):
+            raise ValidationFailed.one("DeletionMode", "SoftDelete or HardDelete", mode)
+        await self._records.delete(
+            group,
+            call.one("RecordIdentifierValueAsString"),
+            call.one("EventTime"),
+            hard=mode == "HardDelete",
+            targets=_targets(call.query.get("TargetStores")),
+            write_token=call.retry_token,
+        )
+        return Answer(200)
+
+    async def batch_get_record(self, call: Call) -> Answer:
+        request = decode(call.body, BatchGetRecordRequest)
+        with_expiry = _with_expiry(request.ExpirationTimeResponse)
+        _require_count("Identifiers", len(request.Identifiers), limits.BATCH_GET_GROUPS_MAX)
+        for position, item in enumerate(request.Identifiers):
+            path = f"Identifiers[{position}].RecordIdentifiersValueAsString"
+            _require_count(path, len(item.RecordIdentifiersValueAsString), limits.BATCH_GET_IDENTIFIERS_MAX)
+        answers = await self._records.batch_get(
+            [
+                GetRequest(item.FeatureGroupName, item.RecordIdentifiersValueAsString, item.FeatureNames)
+                for item in request.Identifiers
+            ]
+        )
+        records, errors = [], []
+        for item, answer in zip(request.Identifiers, answers, strict=True):
+            for identifier, found in zip(item.RecordIdentifiersValueAsString, answer, strict=True):
+                if found is None:
+                    continue
+                entry: dict[str, object] = {
+                    "FeatureGroupName": item.FeatureGroupName,
+                    "RecordIdentifierValueAsString": identifier,
+                }
+                if isinstance(found, Record):
+                    records.append(entry | _record_json(found, with_expiry))
+                else:
+                    errors.append(entry | {"ErrorCode": found.code, "ErrorMessage": str(found)[:2048]})
+        body = {"Records": records, "Errors": errors, "UnprocessedIdentifiers": []}
+        return Answer(200, msgspec.json.encode(body))
+
+
+def _record_json(record: Record, with_expiry: bool) -> dict[str, object]:
+    pairs = [
+        {"FeatureName": name, "ValueAsString" if isinstance(value, str) else "ValueAsStringList": value}
+        for name, value in record.pairs
+    ]
+    answer: dict[str, object] = {"Record": pairs}
+    if with_expiry and record.expires_at is not None:
+        answer["ExpiresAt"] = record.expires_at
+    return answer
+
+
+def _pair(position: int, value: FeatureValue) -> FeaturePair:
+    if value.ValueAsStringList is None:
+        return value.FeatureName, value.ValueAsString
+    if value.ValueAsString is not None:
+        raise ValidationFailed.one(f"Record[{position}]", "ValueAsString or ValueAsStringList, not both", value.FeatureName)
+    return value.FeatureName, value.ValueAsStringList
+
+
+def _group_name(text: str) -> str:
+    arn = limits.FEATURE_GROUP_ARN_PREFIX.match(text)
+    name = text[arn.end() :] if arn else text
+    if limits.FEATURE_GROUP_NAME.fullmatch(name) is None or len(name) > limits.FEATURE_GROUP_NAME_CHARS_MAX:
+        raise ValidationFailed.one("FeatureGroupName", "a feature group name or ARN", text)
+    return text
+
+
+def _targets(names: Sequence[str] | None) -> frozenset[TargetStore] | None:
+    """The stores named by TargetStores; None when it is not given."""
+    if names is None:
+        return None
+    try:
+        targets = frozenset(TargetStore(name) for name in names)
+    except ValueError as error:
+        wrong = next(name for name in names if name not in set(TargetStore))
+        raise ValidationFailed.one("TargetStores", "OnlineStore or OfflineStore", wrong) from error
+    if not targets or len(targets) != len(names):
+        raise ValidationFailed.one("TargetStores", "one or two different stores", list(map(str, names)))
+    return targets
+
+
+def _with_expiry(value: str | None) -> bool:
+    if value not in (None, "Enabled", "Disabled"):
+        raise ValidationFailed.one("ExpirationTimeResponse", "Enabled or Disabled", value)
+    return value == "Enabled"
+
+
+def _require_count(path: str, count: int, count_max: int) -> None:
+    if not 1 <= count <= count_max:
+        raise ValidationFailed([Fault(path, f"1 to {count_max} entries", count)])
+
+
+def _segments(raw_path: bytes) -> list[str]:
+    """The decoded path segments: split first, then decoded, so that an ARN's `%2F` stays within its segment."""
+    path = raw_path.partition(b"?")[0]
+    return [_decoded(segment, "path") for segment in path.split(b"/")[1:]]
+
+
+def _query(query_string: bytes) -> dict[str, list[str]]:
+    query: dict[str, list[str]] = {}
+    for part in query_string.split(b"&"):
+        if part:
+            name, _, value = part.partition(b"=")
+            query.setdefault(_decoded(name, "query"), []).append(_decoded(value, "query"))
+    return query
+
+
+def _decoded(text: bytes, path: str) -> str:
+    try:
+        return (unquote_to_bytes(text) if b"%" in text else text).decode()
+    except UnicodeDecodeError as error:
+        raise ValidationFailed.one(path, "UTF-8 behind the percent-encoding", text) from error
+
+
+def _retry_token(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    for name, value in headers:
+        if name == RETRY_TOKEN_HEADER and len(value) <= RETRY_TOKEN_CHARS_MAX:
+            return value.decode("latin-1")
+    return None

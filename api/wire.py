@@ -1,0 +1,151 @@
+"""What every answer has in common: statuses of errors, AWS's two error forms, request ids.
+
+Source of the forms: the rest-json and JSON 1.1 protocols as AWS clients parse them (docs/reference/http.md).
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeVar
+
+import msgspec
+
+from featurestore.errors import (
+    Conflict,
+    Fault,
+    FeatureGroupNotFound,
+    FeatureStoreError,
+    QueryError,
+    StoreUnavailable,
+    ValidationFailed,
+)
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON: Final = b"application/json"
+JSON_11: Final = b"application/x-amz-json-1.1"
+INTERNAL_MESSAGE: Final = "internal error; the service's log has the details under this request id"
+
+_T = TypeVar("_T")
+_MSGSPEC_PATH: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
+
+
+class UnknownOperation(FeatureStoreError):
+    """No operation has this method and path, or this target."""
+
+    code = "UnknownOperationException"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer, complete."""
+
+    status: int
+    body: bytes = b""
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def status_of(error: FeatureStoreError) -> int:
+    """The HTTP status of an error on the runtime API and the native routes."""
+    if isinstance(error, ValidationFailed | QueryError):
+        return 400
+    if isinstance(error, FeatureGroupNotFound | UnknownOperation):
+        return 404
+    if isinstance(error, Conflict):
+        return 409
+    if isinstance(error, StoreUnavailable):
+        return 503
+    return 500 if error.code == "InternalFailure" else 400
+
+
+def message_of(error: FeatureStoreError) -> str:
+    """The text a client may see: everything but the details of our own failures."""
+    return INTERNAL_MESSAGE if error.code == "InternalFailure" else str(error)[:2048]
+
+
+def rest_error(error: FeatureStoreError) -> Answer:
+    """An error as the runtime API sends it: the code in a header, the message in the body."""
+    body = msgspec.json.encode({"Message": message_of(error)})
+    return Answer(status_of(error), body, JSON, ((b"x-amzn-errortype", error.code.encode()),))
+
+
+def json_11_error(error: FeatureStoreError) -> Answer:
+    """An error as the control plane sends it: the code in the body, status 400 for all that is the client's."""
+    code = "ValidationException" if isinstance(error, ValidationFailed) else error.code
+    status = status_of(error)
+    body = msgspec.json.encode({"__type": code, "Message": message_of(error)})
+    return Answer(status if status >= 500 else 400, body, JSON_11)
+
+
+def decode(data: bytes, kind: type[_T]) -> _T:
+    """A JSON body as a checked request.
+
+    Raises:
+        ValidationFailed: it is not JSON, or not of that shape; the path of the fault is named.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        match = _MSGSPEC_PATH.fullmatch(str(error))
+        assert match is not None, "the pattern matches any text"
+        path = (match["path"] or "body").removeprefix("$.").replace("$", "body").replace("[...]", "[]")
+        what = match["what"].replace("Expected ", "", 1).replace("`", "")
+        missing = re.fullmatch(r"Object missing required field (\S+)", what)
+        if missing:
+            inner = "" if path == "body" else f"{path}."
+            raise ValidationFailed.one(f"{inner}{missing[1]}", "this required member") from error
+        raise ValidationFailed([Fault(path, what[0].lower() + what[1:])]) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValidationFailed.one("body", f"JSON in UTF-8 ({error})") from error
+
+
+def request_id() -> bytes:
+    return str(uuid.uuid4()).encode()
+
+
+async def send_answer(send: Send, answer: Answer, identifier: bytes, *, head: bool = False) -> None:
+    """Send a complete answer with its request id."""
+    headers: Iterable[tuple[bytes, bytes]] = (
+        (b"content-type", answer.content_type),
+        (b"content-length", str(len(answer.body)).encode()),
+        (b"x-amzn-requestid", identifier),
+        *answer.headers,
+    )
+    await send({"type": "http.response.start", "status": answer.status, "headers": list(headers)})
+    await send({"type": "http.response.body", "body": b"" if head else answer.body})
+
+
+async def read_body(receive: Receive, bytes_max: int) -> bytes | None:
+    """The whole request body; None if the client went away before its end.
+
+    Raises:
+        ValidationFailed: it is longer than `bytes_max`.
+    """
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        return None
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        _require_size(len(body), bytes_max)
+        return body
+    chunks = [body]
+    size = len(body)
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        _require_size(size, bytes_max)
+    return b"".join(chunks)
+
+
+def _require_size(size: int, bytes_max: int) -> None:
+    if size > bytes_max:
+        raise ValidationFailed.one("body", f"at most {bytes_max} bytes")

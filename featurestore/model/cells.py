@@ -1,0 +1,465 @@
+"""Cells: one Arrow column checked against one feature, as typed values and as the text PutRecord would have been sent.
+
+What a column may hold for a feature is the table `_SCALARS` (and `_EVENT_TIMES`, `_INSTANTS` for times): a column that
+is not in it is refused as a whole, with a hint how to convert it. docs/reference/dataframes.md tells users the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.model import event_time, limits
+from featurestore.model.column_text import (
+    TEXT,
+    epoch_texts,
+    epochs_of_floats,
+    float_texts,
+    iso_texts,
+    kept_where,
+    numpy_of,
+    parse_epochs,
+    parse_fractionals,
+    parse_integrals,
+    parse_isos,
+    valid_of,
+    within_years,
+)
+from featurestore.model.event_time import SECOND_US
+from featurestore.model.feature_group import CollectionType, FeatureDefinition, FeatureType
+from featurestore.model.row_faults import Refusal
+from featurestore.model.value import EXPECTED, INTEGRAL_MAX
+
+DOUBLE_WHOLE_MAX: Final = 2**53
+"""Up to here every whole number is a double, so a float column that stands for integers has lost none of them."""
+
+_SCALAR_TYPES: Final = {
+    FeatureType.INTEGRAL: pa.int64(),
+    FeatureType.FRACTIONAL: pa.float64(),
+    FeatureType.STRING: pa.string(),
+}
+
+
+def arrow_type(feature: FeatureDefinition) -> pa.DataType:
+    """The type of a feature's column in the offline store."""
+    scalar = _SCALAR_TYPES[feature.type]
+    return scalar if feature.collection is None else pa.list_(scalar)
+
+
+INSTANT: Final = pa.timestamp("us", tz="UTC")
+
+
+class Kind(StrEnum):
+    """What an Arrow column holds, as far as the rules distinguish it."""
+
+    NOTHING = "nothing"
+    BOOL = "bool"
+    INTEGER = "integer"
+    FLOAT = "float"
+    DECIMAL = "decimal"
+    TEXT = "text"
+    TIME = "time with a zone"
+    NAIVE_TIME = "time without a zone"
+    DATE = "date"
+    DURATION = "duration"
+    PERIOD = "period"
+    BYTES = "bytes"
+    UUID = "uuid"
+    LIST = "list"
+    OTHER = "other"
+
+
+_PREDICATES: Final[tuple[tuple[Callable[[pa.DataType], bool], Kind], ...]] = (
+    (pa.types.is_null, Kind.NOTHING),
+    (pa.types.is_boolean, Kind.BOOL),
+    (pa.types.is_integer, Kind.INTEGER),
+    (pa.types.is_floating, Kind.FLOAT),
+    (pa.types.is_decimal, Kind.DECIMAL),
+    (pa.types.is_large_string, Kind.TEXT),
+    (pa.types.is_date, Kind.DATE),
+    (pa.types.is_duration, Kind.DURATION),
+    (pa.types.is_large_list, Kind.LIST),
+    (pa.types.is_binary, Kind.BYTES),
+    (pa.types.is_large_binary, Kind.BYTES),
+    (pa.types.is_binary_view, Kind.BYTES),
+    (pa.types.is_fixed_size_binary, Kind.BYTES),
+)
+_KEPT_EXTENSIONS: Final = {"arrow.uuid": Kind.UUID, "pandas.period": Kind.PERIOD}
+"""Extension types whose storage would mislead: it looks like bytes or numbers, and is neither to its owner."""
+
+
+def kind_of(data_type: pa.DataType) -> Kind:
+    """The kind of a plain type (one that `plain` gives)."""
+    if isinstance(data_type, pa.BaseExtensionType):
+        return _KEPT_EXTENSIONS.get(data_type.extension_name, Kind.OTHER)
+    if pa.types.is_timestamp(data_type):
+        return Kind.NAIVE_TIME if data_type.tz is None else Kind.TIME
+    return next((kind for holds, kind in _PREDICATES if holds(data_type)), Kind.OTHER)
+
+
+def plain(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as one array of a plain type, with the same values: no dictionary, run-length or extension around it,
+    text and lists with 64-bit offsets, integers as int64 or uint64, floats as float64.
+    """
+    column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    wrapped = column.type
+    if isinstance(wrapped, pa.BaseExtensionType):
+        if wrapped.extension_name in _KEPT_EXTENSIONS:
+            return column.combine_chunks()
+        storage = pa.chunked_array([chunk.storage for chunk in column.chunks], wrapped.storage_type)
+        return plain(storage.cast(pa.bool_()) if wrapped.extension_name == "arrow.bool8" else storage)
+    if pa.types.is_dictionary(wrapped):
+        return plain(pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], wrapped.value_type))
+    if pa.types.is_run_end_encoded(wrapped):
+        return plain(pc.run_end_decode(column))
+    return column.cast(_wide(wrapped)).combine_chunks()
+
+
+def _wide(data_type: pa.DataType) -> pa.DataType:
+    types = pa.types
+    if types.is_string(data_type) or types.is_string_view(data_type):
+        return TEXT
+    if types.is_integer(data_type) and not types.is_uint64(data_type):
+        return pa.int64()
+    if types.is_floating(data_type):
+        return pa.float64()
+    listed = types.is_list(data_type) or types.is_fixed_size_list(data_type)
+    if listed or types.is_list_view(data_type) or types.is_large_list_view(data_type):
+        return pa.large_list(data_type.value_field)
+    return data_type
+
+
+Pair: TypeAlias = tuple[pa.Array, pa.Array]
+"""(typed values, texts); both are null where there is no value, and where it is refused."""
+
+
+def _same_text(typed: pa.Array) -> Pair:
+    return typed, typed.cast(TEXT)
+
+
+def _integral_of_bools(values: pa.Array) -> Pair:
+    return _same_text(values.cast(pa.int64()))
+
+
+def _integral_of_integers(values: pa.Array) -> Pair:
+    if pa.types.is_uint64(values.type):
+        values = kept_where(pc.less_equal(values, pa.scalar(INTEGRAL_MAX, pa.uint64())), values)
+    return _same_text(values.cast(pa.int64()))
+
+
+def _integral_of_floats(values: pa.Array) -> Pair:
+    numbers = numpy_of(values)
+    whole = (np.abs(numbers) <= DOUBLE_WHOLE_MAX) & (numbers == np.trunc(numbers)) & valid_of(values)
+    return _same_text(pa.array(np.where(whole, numbers, 0).astype(np.int64), mask=~whole))
+
+
+def _integral_of_decimals(values: pa.Array) -> Pair:
+    numbers = values.to_pylist()
+    whole = [number is not None and number == number.to_integral_value() for number in numbers]
+    digits = [str(int(number)) if keep else None for number, keep in zip(numbers, whole, strict=True)]
+    return _integral_of_texts(pa.array(digits, TEXT))
+
+
+def _integral_of_texts(values: pa.Array) -> Pair:
+    typed = parse_integrals(values)
+    return typed, kept_where(typed.is_valid(), values)
+
+
+def _fractional_of_integers(values: pa.Array) -> Pair:
+    numbers = numpy_of(values)
+    doubles = numbers.astype(np.float64)
+    # The largest integers round up to a power of two that is no integer of their type; 0 stands in for the way back.
+    representable = doubles < 2.0 ** (64 if values.type == pa.uint64() else 63)
+    back = np.where(representable, doubles, 0).astype(numbers.dtype)
+    exact = representable & (back == numbers) & valid_of(values)
+    return pa.array(doubles, mask=~exact), kept_where(exact, values).cast(TEXT)
+
+
+def _fractional_of_floats(values: pa.Array) -> Pair:
+    typed = kept_where(pc.is_finite(values), values)
+    return typed, float_texts(typed)
+
+
+def _fractional_of_decimals(values: pa.Array) -> Pair:
+    return _fractional_of_texts(values.cast(TEXT))
+
+
+def _fractional_of_texts(values: pa.Array) -> Pair:
+    typed = parse_fractionals(values)
+    return typed, kept_where(typed.is_valid(), values)
+
+
+def _string_of_texts(values: pa.Array) -> Pair:
+    kept = kept_where(pc.less_equal(pc.utf8_length(values), limits.VALUE_CHARS_MAX), values)
+    return kept, kept
+
+
+def _string_of_times(values: pa.Array) -> Pair:
+    texts = iso_texts(times_us(values))
+    return texts, texts
+
+
+_SCALARS: Final[dict[tuple[FeatureType, Kind], Callable[[pa.Array], Pair]]] = {
+    (FeatureType.INTEGRAL, Kind.BOOL): _integral_of_bools,
+    (FeatureType.INTEGRAL, Kind.INTEGER): _integral_of_integers,
+    (FeatureType.INTEGRAL, Kind.FLOAT): _integral_of_floats,
+    (FeatureType.INTEGRAL, Kind.DECIMAL): _integral_of_decimals,
+    (FeatureType.INTEGRAL, Kind.TEXT): _integral_of_texts,
+    (FeatureType.FRACTIONAL, Kind.INTEGER): _fractional_of_integers,
+    (FeatureType.FRACTIONAL, Kind.FLOAT): _fractional_of_floats,
+    (FeatureType.FRACTIONAL, Kind.DECIMAL): _fractional_of_decimals,
+    (FeatureType.FRACTIONAL, Kind.TEXT): _fractional_of_texts,
+    (FeatureType.STRING, Kind.TEXT): _string_of_texts,
+    (FeatureType.STRING, Kind.TIME): _string_of_times,
+}
+
+
+def times_us(values: pa.Array, *, floor: bool = False) -> pa.Array:
+    """Timestamps as int64 microseconds since 1970; null outside the years 0 to 9999.
+
+    Args:
+        floor: round nanoseconds down; otherwise a time that has some is null, as it could not be kept.
+    """
+    ticks = numpy_of(values.cast(pa.int64()))
+    valid = valid_of(values)
+    unit = values.type.unit
+    if unit == "ns":
+        times, rest = np.divmod(ticks, 1000)
+        kept = valid if floor else valid & (rest == 0)
+    else:
+        tick_us = {"s": SECOND_US, "ms": 1000, "us": 1}[unit]
+        kept = valid & (np.abs(ticks) <= event_time.EVENT_TIME_US_MAX // tick_us)  # the years below 0 go further down
+        times = np.where(kept, ticks, 0) * tick_us
+    return within_years(pa.array(times, mask=~kept))
+
+
+def _epochs_of_integers(values: pa.Array) -> pa.Array:
+    seconds_max = event_time.EVENT_TIME_US_MAX // SECOND_US
+    seconds = numpy_of(values)
+    near = (seconds <= seconds_max) & (seconds >= 0 if values.type == pa.uint64() else seconds >= -seconds_max)
+    times = np.where(near, seconds, 0).astype(np.int64) * SECOND_US
+    return within_years(pa.array(times, mask=~near | ~valid_of(values)))
+
+
+def _epochs_of_decimals(values: pa.Array) -> pa.Array:
+    return parse_epochs(values.cast(TEXT))
+
+
+def _floored_times(values: pa.Array) -> pa.Array:
+    return times_us(values, floor=True)
+
+
+_EVENT_TIMES: Final[dict[tuple[FeatureType, Kind], Callable[[pa.Array], pa.Array]]] = {
+    (FeatureType.STRING, Kind.TIME): times_us,
+    (FeatureType.STRING, Kind.TEXT): parse_isos,
+    (FeatureType.FRACTIONAL, Kind.TIME): times_us,
+    (FeatureType.FRACTIONAL, Kind.INTEGER): _epochs_of_integers,
+    (FeatureType.FRACTIONAL, Kind.FLOAT): epochs_of_floats,
+    (FeatureType.FRACTIONAL, Kind.DECIMAL): _epochs_of_decimals,
+    (FeatureType.FRACTIONAL, Kind.TEXT): parse_epochs,
+}
+"""Event times as int64 microseconds since 1970, null where refused."""
+
+_INSTANTS: Final[dict[Kind, Callable[[pa.Array], pa.Array]]] = {
+    Kind.TIME: _floored_times,
+    Kind.TEXT: parse_isos,
+    Kind.INTEGER: _epochs_of_integers,
+    Kind.FLOAT: epochs_of_floats,
+    Kind.DECIMAL: _epochs_of_decimals,
+}
+"""Times that only point at a moment, as int64 microseconds since 1970, null where refused."""
+INSTANT_EXPECTED: Final = f"a time with a zone, {event_time.ISO_EXPECTED}, or {event_time.EPOCH_EXPECTED}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """One column of a frame, checked against one feature. All members have one entry per row of the frame.
+
+    Attributes:
+        typed: as the offline store keeps it, but text and lists with 64-bit offsets; null where absent or refused.
+        texts: as the online store keeps it, text or a list of text; null where absent or refused.
+        text_bytes: int64; UTF-8 bytes that PutRecord would have been sent, 0 where absent or refused.
+        refused: the rows whose value is wrong.
+    """
+
+    typed: pa.Array
+    texts: pa.Array
+    text_bytes: npt.NDArray[np.int64]
+    refused: tuple[Refusal, ...] = ()
+
+
+def absent_cells(feature: FeatureDefinition, rows: int) -> Cells:
+    """A feature without a value in any row."""
+    texts = pa.nulls(rows, TEXT if feature.collection is None else pa.large_list(TEXT))
+    return Cells(pa.nulls(rows, arrow_type(feature)), texts, np.zeros(rows, dtype=np.int64))
+
+
+def feature_cells(values: pa.Array, feature: FeatureDefinition) -> Cells:
+    """A plain column as values of a feature that it is not `unfit` for."""
+    if values.null_count == len(values):
+        return absent_cells(feature, len(values))
+    if feature.collection is not None:
+        return _collection_cells(values, feature)
+    typed, texts = _SCALARS[feature.type, kind_of(values.type)](values)
+    return Cells(typed, texts, _text_bytes(texts), _refusals(values, typed, EXPECTED[feature.type]))
+
+
+def event_time_cells(values: pa.Array, feature_type: FeatureType) -> tuple[Cells, pa.Array]:
+    """A plain column as event times: the cells, and int64 microseconds since 1970 (null where absent or refused)."""
+    if values.null_count == len(values):
+        return absent_cells(FeatureDefinition("", feature_type), len(values)), pa.nulls(len(values), pa.int64())
+    kind = kind_of(values.type)
+    times = _EVENT_TIMES[feature_type, kind](values)
+    if kind is Kind.TIME:
+        texts = iso_texts(times) if feature_type is FeatureType.STRING else epoch_texts(times)
+        typed = texts if feature_type is FeatureType.STRING else texts.cast(pa.float64())
+    else:
+        typed, texts = _SCALARS[feature_type, kind](kept_where(times.is_valid(), values))
+        times = kept_where(typed.is_valid(), times)
+    return Cells(typed, texts, _text_bytes(texts), _refusals(values, typed, event_time.expected(feature_type))), times
+
+
+def instants(values: pa.Array) -> tuple[pa.Array, tuple[Refusal, ...]]:
+    """A plain column as timestamp[us, UTC]: moments to look features up at. Nulls stay null."""
+    if values.null_count == len(values):
+        return pa.nulls(len(values), INSTANT), ()
+    times = _INSTANTS[kind_of(values.type)](values)
+    return times.cast(INSTANT), _refusals(values, times, INSTANT_EXPECTED)
+
+
+def _text_bytes(texts: pa.Array) -> npt.NDArray[np.int64]:
+    sizes: npt.NDArray[np.int64] = numpy_of(pc.binary_length(texts))
+    return sizes
+
+
+def _refusals(values: pa.Array, converted: pa.Array, expected: str) -> tuple[Refusal, ...]:
+    """The rows that had a value and have none after conversion."""
+    if values.null_count == converted.null_count:
+        return ()
+    return (Refusal(np.flatnonzero(valid_of(values) & ~valid_of(converted)), expected),)
+
+
+def _collection_cells(values: pa.Array, feature: FeatureDefinition) -> Cells:
+    lengths = numpy_of(pc.list_value_length(values))
+    elements = plain(values.flatten())
+    if elements.null_count == len(elements):
+        elements = pa.nulls(len(elements), TEXT)
+    typed, texts = _SCALARS[feature.type, kind_of(elements.type)](elements)
+
+    ends = np.cumsum(lengths)
+    wrong = _sums(~valid_of(texts), ends, lengths) > 0
+    refused = []
+    ok = np.ones(len(values), dtype=np.bool_)
+    vector = feature.collection is CollectionType.VECTOR
+    for faulty, expected in (
+        (lengths > limits.COLLECTION_ELEMENTS_MAX, f"at most {limits.COLLECTION_ELEMENTS_MAX} elements"),
+        (wrong, f"{feature.collection} of {EXPECTED[feature.type]}"),
+        (vector & (lengths > 0) & (lengths != feature.dimension), f"a Vector of {feature.dimension} elements"),
+    ):
+        if (faulty & ok).any():
+            refused.append(Refusal(np.flatnonzero(faulty & ok), expected))
+        ok &= ~faulty
+
+    present = ok & (lengths > 0)
+    text_bytes = np.where(present, _sums(_text_bytes(texts), ends, lengths), 0)
+    kept = np.repeat(present, lengths)
+    if feature.collection is CollectionType.SET:
+        kept &= _first_in_row(texts, lengths)
+    offsets = np.concatenate([[0], np.cumsum(_sums(kept, ends, lengths))])
+    absent, kept_elements = pa.array(~present), pa.array(kept)
+    typed_lists = pa.LargeListArray.from_arrays(offsets, typed.filter(kept_elements), mask=absent)
+    text_lists = pa.LargeListArray.from_arrays(offsets, texts.filter(kept_elements), mask=absent)
+    return Cells(typed_lists, text_lists, text_bytes, tuple(refused))
+
+
+def _sums(
+    of_elements: npt.NDArray[np.bool_] | npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Per row, the sum over its elements."""
+    total = np.concatenate([[0], np.cumsum(of_elements, dtype=np.int64)])
+    sums: npt.NDArray[np.int64] = total[ends] - total[ends - lengths]
+    return sums
+
+
+def _first_in_row(texts: pa.Array, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which elements are the first of their text in their row (`value.without_repeats`)."""
+    codes = numpy_of(texts.dictionary_encode().indices).astype(np.int64)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    _, firsts = np.unique(rows * (codes.max(initial=0) + 1) + codes, return_index=True)
+    first = np.zeros(len(texts), dtype=np.bool_)
+    first[firsts] = True
+    return first
+
+
+def unfit(values: pa.Array, feature: FeatureDefinition, *, is_event_time: bool = False) -> str | None:
+    """What a plain column should have held to be values of a feature, with a hint; None if it may be.
+
+    A column without any value may be anything: it is absent.
+    """
+    if values.null_count == len(values):
+        return None
+    kind = kind_of(values.type)
+    if feature.collection is not None:
+        if kind is not Kind.LIST:
+            return f"a list column, as {feature.name!r} is a {feature.collection}"
+        elements = plain(values.flatten())
+        return unfit(elements, FeatureDefinition(feature.name, feature.type))
+    fitting = _EVENT_TIMES if is_event_time else _SCALARS
+    if (feature.type, kind) in fitting:
+        return None
+    if is_event_time:
+        return f"{event_time.expected(feature.type)}{_hint(_TIME_HINTS, kind, feature.name)}"
+    return f"{feature.type}{_hint(_HINTS[feature.type], kind, feature.name)}"
+
+
+def unfit_instants(values: pa.Array, column: str) -> str | None:
+    """As `unfit`, for a column of moments."""
+    kind = kind_of(values.type)
+    if values.null_count == len(values) or kind in _INSTANTS:
+        return None
+    return f"{INSTANT_EXPECTED}{_hint(_TIME_HINTS, kind, column)}"
+
+
+_TIME_HINTS: Final = {
+    Kind.NAIVE_TIME: '{}.dt.tz_localize("UTC")',
+    Kind.DATE: "pandas.to_datetime({}, utc=True)",
+    Kind.PERIOD: '{}.dt.to_timestamp().dt.tz_localize("UTC")',
+    Kind.INTEGER: 'pandas.to_datetime({}, unit="s", utc=True)',
+    Kind.FLOAT: 'pandas.to_datetime({}, unit="s", utc=True)',
+    Kind.DECIMAL: 'pandas.to_datetime({}.astype("float64"), unit="s", utc=True)',
+    Kind.BYTES: '{}.str.decode("utf-8")',
+}
+_TO_NUMBER: Final = {
+    Kind.BOOL: '{}.astype("Int64")',
+    Kind.TIME: '{}.dt.as_unit("s").astype("int64")',
+    Kind.NAIVE_TIME: '{}.dt.tz_localize("UTC").dt.as_unit("s").astype("int64")',
+    Kind.DURATION: "{}.dt.total_seconds()",
+    Kind.BYTES: '{}.str.decode("utf-8")',
+}
+_TO_TEXT: Final = {
+    Kind.BOOL: '{}.astype("string")',
+    Kind.INTEGER: '{}.astype("string")',
+    Kind.FLOAT: '{}.astype("string")',
+    Kind.DECIMAL: '{}.astype("string")',
+    Kind.NAIVE_TIME: '{}.dt.tz_localize("UTC")',
+    Kind.DATE: '{}.astype("string")',
+    Kind.DURATION: '{}.astype("string")',
+    Kind.PERIOD: '{}.astype("string")',
+    Kind.UUID: '{}.astype("string")',
+    Kind.BYTES: '{}.str.decode("utf-8")',
+}
+_HINTS: Final = {FeatureType.INTEGRAL: _TO_NUMBER, FeatureType.FRACTIONAL: _TO_NUMBER, FeatureType.STRING: _TO_TEXT}
+
+
+def _hint(hints: dict[Kind, str], kind: Kind, column: str) -> str:
+    """How a column of that kind is converted, in the words of pandas; empty if there is no common way."""
+    return f"; convert the column, e.g. {hints[kind].format(f'df[{column!r}]')}" if kind in hints else ""

@@ -1,0 +1,1 @@
+"""Questions to the offline store: point-in-time joins and SQL."""

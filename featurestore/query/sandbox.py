@@ -1,0 +1,652 @@
+"""SQL from users: one SELECT, in a process of its own that can be killed, over nothing but the views it was given.
+
+The fences, outermost first:
+
+1. A child process per statement, with an empty environment, killed at the deadline whatever it is doing: the engine's
+   own limits are cooperative, and `length(repeat('a', 2000000000))` ran for 41 seconds under a limit of 1.5.
+2. The operating system (`os_limits`): no network, no file but the listed ones and a private directory for temporary
+   ones, no program, bounded memory, CPU time and file size. What this machine grants of it, `Sandbox.fences` says.
+3. The gate (`sandbox_child.Gate`): one SELECT, made of listed kinds of nodes and listed functions, over named views.
+4. The engine's own locks: an exact list of readable files, external access off, configuration locked.
+
+The child is not trusted: what it sends is bounded before it is read and checked before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import math
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import msgspec
+import pyarrow as pa
+
+from featurestore.errors import QueryError, QueryFailed, QueryRefused, QueryTimeout, QueryTooLarge, StoreUnavailable
+from featurestore.query import sandbox_child as child
+
+_log = logging.getLogger(__name__)
+
+STATEMENT_BYTES_MAX: Final = 1 << 20
+"""Longest statement, UTF-8."""
+
+CONTROL_BYTES_MAX: Final = 4 << 20
+"""Longest frame that is not Arrow: the names of the tables a statement of STATEMENT_BYTES_MAX can hold, escaped."""
+
+PIPE_BYTES: Final = 1 << 20
+"""What is asked for the pipe that results come through; measured ...."""
+
+STDERR_BYTES_MAX: Final = 64 << 10
+"""What is kept of a child's standard error; the rest is read and dropped."""
+
+CLOSE_WAIT_S: Final = 10.0
+"""How long `close` waits for statements under way, whose children are killed by then, to leave."""
+
+START_ATTEMPTS: Final = 2
+"""A spare child can have been killed while it waited (by the kernel when memory was short); a fresh one is tried then."""
+
+NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What a schema or feature group can be called. Anything else would be taken for a file name by the engine."""
+
+_BOOT: Final = """\
+import sys, types
+sys.modules["numpy"] = None
+for name, path in (("featurestore", sys.argv[1]), ("featurestore.query", sys.argv[2])):
+    sys.modules[name] = package = types.ModuleType(name)
+    package.__path__ = [path]
+from featurestore.query import sandbox_child
+sandbox_child.main(sys.argv[3])
+"""
+"""The child's program. It makes the packages by hand, because their own `__init__` would import the whole library (and with
+`-I` they need not be installed). numpy is hidden from DuckDB and pyarrow, which take it when it is there: 45 ms, and
+threads of its own that no fence put up later would hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One relation a statement may read.
+
+    Attributes:
+        schema: `history` or `latest`; unqualified names mean `history`.
+        name: the feature group, hyphens and capitals allowed.
+        sql: its definition. Trusted: it comes from our own planner.
+    """
+
+    schema: str
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relations:
+    """The answer to the names of a statement.
+
+    Attributes:
+        views: one for each name, names unique even when case is ignored, as the engine does.
+        files: absolute paths of the Parquet files that may be opened, spelled as in the views.
+    """
+
+    views: tuple[View, ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableName:
+    """A table as a statement names it, in the user's spelling; without a schema it means `history`."""
+
+    schema: str | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxLimits:
+    """What one statement may take. The defaults suit two cores.
+
+    Attributes:
+        timeout_s: from the call to the last row, waiting for a child and for `resolve` included.
+        rows_max: rows of the result.
+        bytes_max: Arrow bytes of the result; the caller's process holds them all.
+        memory_bytes: the engine's memory_limit. What it does not count ends 75 % and 512 MiB above (Linux).
+        temp_bytes: what the engine may spill to disk.
+        threads: worker threads of the engine.
+    """
+
+    timeout_s: float = 30.0
+    rows_max: int = 1_000_000
+    bytes_max: int = 1 << 30
+    memory_bytes: int = 2 << 30
+    temp_bytes: int = 4 << 30
+    threads: int = 2
+
+
+Resolve = Callable[[Sequence[TableName]], Relations]
+
+_T = TypeVar("_T")
+
+
+class Sandbox:
+    """Runs statements, each in a child of its own, and keeps one spare child started ahead.
+
+    Safe to use from several threads. Nothing is started or written before the first statement. How many run at a time is
+    the caller's to bound: each takes up to `memory_bytes` and `threads`.
+    """
+
+    def __init__(self, limits: SandboxLimits, temp_root: Path) -> None:
+        """`temp_root` holds temporary files; it is made when missing and may be shared with other processes."""
+        self._limits = limits
+        self._temp_root = temp_root
+        self._directory: _PrivateDirectory | None = None
+        self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
+        self._closed = False
+        self._spare: Future[_Child] | None = None
+        self._running: set[_Child] = set()
+        # One thread, as long-lived as the sandbox: the kernel ends a child together with the thread that started it.
+        self._starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox-starter")
+
+    def run(self, statement: str, resolve: Resolve, *, timeout_s: float | None = None) -> pa.Table:
+        """Answer one statement.
+
+        Args:
+            statement: one SELECT (DESCRIBE and SUMMARIZE count as such), or EXPLAIN of one without ANALYZE.
+            resolve: called in this thread with the tables the statement names, once, if it names any; these and no others
+                can be read. What it raises is passed on unchanged.
+            timeout_s: a deadline other than that of the limits.
+
+        Returns:
+            The whole result, columns in the statement's order, typed also when it has no rows. TIMESTAMP WITH TIME ZONE
+            arrives as `timestamp[us, tz=UTC]`.
+
+        Raises:
+            QueryRefused: it is something else than that, or names a table that `resolve` did not answer.
+            QueryFailed: the engine rejected it or gave up, or its process hit a limit of the operating system.
+            QueryTimeout: the deadline passed; the process was killed.
+            QueryTooLarge: the result passes `rows_max` or `bytes_max`; nothing of it is returned.
+            StoreUnavailable: no child could be started, a data file has gone since `resolve`, or the sandbox was closed.
+        """
+        deadline = _Deadline(self._limits.timeout_s if timeout_s is None else timeout_s)
+        try:
+            size = len(statement.encode())
+        except UnicodeEncodeError:
+            raise QueryRefused("the statement is not valid Unicode") from None
+        if size > STATEMENT_BYTES_MAX:
+            raise QueryRefused(f"the statement has {size} bytes; at most {STATEMENT_BYTES_MAX} are allowed")
+        with self._child(deadline) as running:
+            try:
+                return _converse(running, statement, resolve, self._limits, deadline)
+            except _Ended as ended:
+                self._refuse_closed()
+                raise QueryFailed(running.explain_end()) from ended
+
+    def fences(self) -> list[str]:
+        """What holds a statement on this machine, as reported by a child around which it stands.
+
+        Raises:
+            StoreUnavailable: no child could be started.
+        """
+        with self._child(_Deadline(self._limits.timeout_s)) as idle:
+            return ["child process, killed at the deadline", *idle.fences, "statement gate", "engine locks"]
+
+    def close(self) -> None:
+        """Kill the children and remove their files. Statements under way raise StoreUnavailable. Repeating it is harmless."""
+        with self._lock:
+            self._closed = True
+            spare, self._spare = self._spare, None
+            for running in self._running:
+                running.kill()
+            self._left.wait_for(lambda: not self._running, timeout=CLOSE_WAIT_S)
+        if spare is not None:
+            spare.add_done_callback(_end_unclaimed)
+        self._starter.shutdown()
+        if self._directory is not None:
+            self._directory.remove()
+            self._directory = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _child(self, deadline: _Deadline) -> Iterator[_Child]:
+        """A child that waits for its statement; ended on leaving."""
+        taken = self._take(deadline)
+        try:
+            yield taken
+        finally:
+            self._end(taken)
+
+    def _take(self, deadline: _Deadline) -> _Child:
+        for _ in range(START_ATTEMPTS):
+            taken = self._take_started(deadline)
+            try:
+                taken.greet(deadline)
+            except _Ended:
+                reason = taken.explain_end()
+                self._end(taken)
+                self._refuse_closed()
+                continue
+            except BaseException:
+                self._end(taken)
+                raise
+            self._start_spare()
+            return taken
+        raise StoreUnavailable("query", reason)
+
+    def _take_started(self, deadline: _Deadline) -> _Child:
+        with self._lock:
+            self._refuse_closed()
+            starting, self._spare = self._spare or self._starter.submit(self._start), None
+        try:
+            taken = starting.result(timeout=deadline.left_s())
+        except TimeoutError:
+            starting.add_done_callback(_end_unclaimed)
+            raise deadline.passed() from None
+        except OSError as error:
+            raise StoreUnavailable("query", f"no process could be started: {error}") from error
+        with self._lock:
+            self._running.add(taken)
+            if self._closed:
+                taken.kill()
+        return taken
+
+    def _start_spare(self) -> None:
+        with self._lock:
+            if self._spare is None and not self._closed:
+                self._spare = self._starter.submit(self._start)
+
+    def _start(self) -> _Child:
+        """On the starter's thread only."""
+        if self._directory is None:
+            self._directory = _PrivateDirectory(self._temp_root)
+        return _Child(Path(tempfile.mkdtemp(dir=self._directory.path)))
+
+    def _end(self, child: _Child) -> None:
+        child.end()
+        with self._lock:
+            self._running.discard(child)
+            self._left.notify_all()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("query", "the sandbox is closed")
+
+
+def _end_unclaimed(starting: Future[_Child]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().end()
+
+
+def _converse(running: _Child, statement: str, resolve: Resolve, limits: SandboxLimits, deadline: _Deadline) -> pa.Table:
+    asked = {
+        "text": statement,
+        "limits": {
+            "timeout_s": deadline.left_s(),
+            "memory_bytes": limits.memory_bytes,
+            "temp_bytes": limits.temp_bytes,
+            "threads": limits.threads,
+        },
+    }
+    running.send(child.STATEMENT, asked, deadline)
+    result = _Result(running, limits, deadline)
+    names = [TableName(schema, name) for schema, name in result.tables()]
+    for name in names:
+        if not NAME.fullmatch(name.name) or not NAME.fullmatch(name.schema or child.DEFAULT_SCHEMA):
+            raise QueryRefused(f"{_spelled(name)!r} can't be the name of a feature group; {child.ALLOWED}")
+    relations = resolve(names) if names else Relations((), ())
+    _check_answered(names, relations)
+    answer = {"views": [(view.schema, view.name, view.sql) for view in relations.views], "files": relations.files}
+    running.send(child.RELATIONS, answer, deadline)
+    return result.table(relations.files)
+
+
+def _check_answered(names: Sequence[TableName], relations: Relations) -> None:
+    """Every name has a view of its own. What has none could mean a table of the engine's."""
+    views: dict[tuple[str, str], View] = {}
+    for view in relations.views:
+        other = views.setdefault((view.schema.lower(), view.name.lower()), view)
+        if other is not view:
+            raise QueryRefused(f"{view.name!r} and {other.name!r} differ in case alone; query them one at a time")
+    for name in names:
+        if ((name.schema or child.DEFAULT_SCHEMA).lower(), name.name.lower()) not in views:
+            raise QueryRefused(f"{_spelled(name)!r} is not a feature group that this statement may read")
+
+
+def _spelled(name: TableName) -> str:
+    return name.name if name.schema is None else f"{name.schema}.{name.name}"
+
+
+class _Deadline:
+    """A point in time after which a statement may not go on."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._at_s = time.monotonic() + timeout_s
+
+    def left_s(self) -> float:
+        """Seconds left, more than 0.
+
+        Raises:
+            QueryTimeout: none are.
+        """
+        left_s = self._at_s - time.monotonic()
+        if left_s <= 0:
+            raise self.passed()
+        return left_s
+
+    def passed(self) -> QueryTimeout:
+        return QueryTimeout(self._timeout_s)
+
+
+class _Ended(Exception):
+    """The child closed its end before it was done."""
+
+
+class _Child:
+    """A process that answers one statement, and the pipes to it."""
+
+    def __init__(self, directory: Path) -> None:
+        """Start it; `directory` is its own and goes with it.
+
+        Raises:
+            OSError: it could not be started.
+        """
+        self.fences: list[str] = []
+        self._directory = directory
+        self._stderr = bytearray()
+        program = Path(child.__file__)
+        arguments = [sys.executable, "-I", "-c", _BOOT, str(program.parents[1]), str(program.parent), str(directory)]
+        try:
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                cwd=directory,
+                env=_environment(directory),
+                # A signal that the terminal sends to the service is the service's to handle.
+                start_new_session=True,
+            )
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
+        self._stdin, self._stdout, self._stderr_pipe = (pipe.fileno() for pipe in pipes if pipe is not None)
+        self._readable, self._writable = select.poll(), select.poll()
+        self._readable.register(self._stdout, select.POLLIN)
+        self._writable.register(self._stdin, select.POLLOUT)
+        for pipe in (self._stdin, self._stdout, self._stderr_pipe):
+            os.set_blocking(pipe, False)
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            # An unprivileged user's pipes may be bounded to less than is asked for.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        for waiting in (self._readable, self._writable):
+            waiting.register(self._stderr_pipe, select.POLLIN)
+
+    def greet(self, deadline: _Deadline) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            _Ended: it did not get there, or has died since.
+        """
+        kind, payload = self.receive(deadline, 0)
+        if kind != child.HELLO or self._process.poll() is not None:
+            raise _Ended
+        self.fences = _decoded(payload, list[str])
+
+    def send(self, kind: bytes, message: object, deadline: _Deadline) -> None:
+        payload = msgspec.json.encode(message)
+        view = memoryview(child.HEADER.pack(kind, len(payload)) + payload)
+        while view:
+            try:
+                view = view[os.write(self._stdin, view) :]
+            except BlockingIOError:
+                self._wait(self._writable, deadline)
+            except BrokenPipeError:
+                raise _Ended from None
+
+    def receive(self, deadline: _Deadline, arrow_bytes_max: int) -> tuple[bytes, pa.Buffer]:
+        """The next frame.
+
+        Raises:
+            _Ended: there is none.
+            OverflowError: it is an ARROW frame longer than that.
+        """
+        header = bytearray(child.HEADER.size)
+        self._fill(memoryview(header), deadline)
+        kind, length = child.HEADER.unpack(header)
+        if kind == child.ARROW and length > arrow_bytes_max:
+            raise OverflowError
+        if kind != child.ARROW and length > CONTROL_BYTES_MAX:
+            raise QueryFailed("the query process sent more than it may")
+        payload = pa.allocate_buffer(length)
+        self._fill(memoryview(payload), deadline)
+        return kind, payload
+
+    def _fill(self, view: memoryview, deadline: _Deadline) -> None:
+        while view:
+            deadline.left_s()
+            try:
+                count = os.readv(self._stdout, [view])
+            except BlockingIOError:
+                self._wait(self._readable, deadline)
+                continue
+            if count == 0:
+                raise _Ended
+            view = view[count:]
+
+    def _wait(self, waiting: select.poll, deadline: _Deadline) -> None:
+        """Until the pipe is ready or its other end closed; what the child says on standard error is taken in meanwhile."""
+        while True:
+            ready = waiting.poll(math.ceil(deadline.left_s() * 1000))
+            if any(pipe == self._stderr_pipe for pipe, _ in ready) and not self._drain_stderr():
+                waiting.unregister(self._stderr_pipe)
+            if any(pipe != self._stderr_pipe for pipe, _ in ready):
+                return
+
+    def _drain_stderr(self) -> bool:
+        """Take in what is there; whether more may come."""
+        with contextlib.suppress(BlockingIOError):
+            while piece := os.read(self._stderr_pipe, STDERR_BYTES_MAX):
+                self._stderr += piece[: STDERR_BYTES_MAX - len(self._stderr)]
+            return False
+        return True
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def explain_end(self) -> str:
+        """Why the process is no more. It has closed its pipes: should it not have ended, it is killed."""
+        self.kill()
+        status = self._process.wait()
+        if status == -signal.SIGXCPU:
+            return "the query used up its CPU time"
+        if status == -signal.SIGKILL:
+            return "the query process was killed, most likely because the machine ran out of memory"
+        if status < 0:
+            return f"the query process crashed ({signal.Signals(-status).name}), most likely because its memory is limited"
+        return f"the query process ended with status {status}"
+
+    def end(self) -> None:
+        """Kill the process if it still runs, pass on what it left on standard error, remove its files."""
+        self.kill()
+        self._process.wait()
+        self._drain_stderr()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._stderr:
+            _log.warning("query process %d: %s", self._process.pid, self._stderr.decode(errors="replace").strip())
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """Nothing of ours but where the dynamic linker looks, without which some interpreters don't start."""
+    environment = {
+        "HOME": str(directory),
+        "TMPDIR": str(directory),
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        # Every thread of libc's allocator would reserve 64 MiB of the address space otherwise.
+        "MALLOC_ARENA_MAX": "2",
+        # pyarrow's allocators start a thread on import, which Landlock, put up later, would not hold.
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    }
+    linker = {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"}
+    return environment | {name: os.environ[name] for name in linker & os.environ.keys()}
+
+
+def _decoded(payload: pa.Buffer, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(memoryview(payload), type=kind)
+    except msgspec.MsgspecError as error:
+        raise QueryFailed("the query process sent something that can't be read") from error
+
+
+class _Failure(msgspec.Struct):
+    kind: str
+    message: str
+
+
+class _Result:
+    """What the child sends once it has its statement; as a file, the Arrow stream in it.
+
+    A read is answered from within one frame without copying, since a frame holds whole messages; a read beyond its end is
+    answered short, which pyarrow reports as a broken stream.
+    """
+
+    closed = False
+
+    def __init__(self, running: _Child, limits: SandboxLimits, deadline: _Deadline) -> None:
+        self._running = running
+        self._limits = limits
+        self._deadline = deadline
+        self._files: tuple[str, ...] = ()
+        self._bytes_left = limits.bytes_max
+        self._frame = pa.py_buffer(b"")
+
+    def tables(self) -> list[tuple[str | None, str]]:
+        """The names of the statement, each once."""
+        return _decoded(self._receive(child.TABLES), list[tuple[str | None, str]])
+
+    def table(self, files: tuple[str, ...]) -> pa.Table:
+        """The rows; `files` are those that the statement reads."""
+        self._files = files
+        rows = 0
+        batches = []
+        try:
+            with pa.ipc.open_stream(self) as stream:
+                for batch in stream:
+                    rows += batch.num_rows
+                    if rows > self._limits.rows_max:
+                        raise QueryTooLarge("rows", self._limits.rows_max)
+                    # Offsets and text that point elsewhere would be read out of bounds by whoever uses the table.
+                    batch.validate(full=True)
+                    batches.append(batch)
+                self._receive(child.DONE)
+                return pa.Table.from_batches(batches, stream.schema)
+        except (pa.ArrowException, OSError) as error:
+            raise QueryFailed("the query process sent something that can't be read") from error
+
+    def read(self, size: int) -> pa.Buffer:
+        """For pyarrow: the next bytes of the Arrow stream."""
+        if not self._frame.size:
+            self._frame = self._receive(child.ARROW)
+            self._bytes_left -= self._frame.size
+        piece = self._frame.slice(0, min(size, self._frame.size))
+        self._frame = self._frame.slice(piece.size)
+        return piece
+
+    def readable(self) -> bool:
+        return True
+
+    def _receive(self, kind: bytes) -> pa.Buffer:
+        try:
+            found, payload = self._running.receive(self._deadline, self._bytes_left)
+        except OverflowError:
+            raise QueryTooLarge("bytes", self._limits.bytes_max) from None
+        if found == child.FAILURE:
+            raise self._failed(_decoded(payload, _Failure))
+        if found != kind:
+            raise QueryFailed(f"the query process sent {found!r} in place of {kind!r}")
+        return payload
+
+    def _failed(self, failure: _Failure) -> QueryError | StoreUnavailable:
+        message = _without_paths(failure.message, self._files)
+        if failure.kind == child.REFUSED:
+            return QueryRefused(message)
+        if failure.kind == child.LATE:
+            return self._deadline.passed()
+        if not all(map(os.path.exists, self._files)):
+            return StoreUnavailable("query", "a data file was replaced while the query ran", hint="repeat the query")
+        return QueryFailed(message)
+
+
+def _without_paths(message: str, files: Sequence[str]) -> str:
+    """The engine names files in its messages; where the store keeps them is nobody's business."""
+    paths = {path for file in files for path in (file, *map(str, Path(file).parents), Path(file).name)} - {"/"}
+    for path in sorted(paths, key=len, reverse=True):
+        message = message.replace(path, "<file>")
+    return message
+
+
+class _PrivateDirectory:
+    """A directory for temporary files that is deleted even after a crash: by the next process that makes one.
+
+    It is locked as long as its process lives, so the unlocked ones are leftovers.
+    """
+
+    PREFIX: Final = "sandbox-"
+
+    def __init__(self, root: Path) -> None:
+        """
+        Raises:
+            OSError: it can't be made.
+        """
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root):
+            # One at a time: between being made and being locked a directory looks like a leftover.
+            for other in root.glob(f"{self.PREFIX}*"):
+                with contextlib.suppress(OSError), _locked(other, wait=False):
+                    shutil.rmtree(other, ignore_errors=True)
+            self.path = Path(tempfile.mkdtemp(prefix=self.PREFIX, dir=root))
+            self._lock = contextlib.ExitStack()
+            self._lock.enter_context(_locked(self.path))
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
+    """
+    Raises:
+        BlockingIOError: another process holds the lock, and `wait` is off.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

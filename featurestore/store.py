@@ -1,0 +1,636 @@
+"""FeatureStore: the verbs that users call, over the stores that the settings name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from featurestore import batch_ingest
+from featurestore.changelog.protocol import ChangeSource
+from featurestore.changelog.sqlite import SqliteChangeLog
+from featurestore.errors import Fault, FeatureStoreError, OutboxFull, StoreUnavailable, ValidationFailed
+from featurestore.model import limits
+from featurestore.model.change import Applied
+from featurestore.model.columns import checked_columns
+from featurestore.model.feature_group import (
+    FeatureDefinition,
+    FeatureGroup,
+    GroupStatus,
+    OfflineConfig,
+    OnlineConfig,
+    TargetStore,
+    TtlDuration,
+    UpdateStatus,
+    validate_group,
+)
+from featurestore.model.frame import arrow_table
+from featurestore.model.inference import EPOCH, definitions_from, definitions_of, text_of, typed
+from featurestore.offline.batch import Journal
+from featurestore.offline.local import LocalObjectStore
+from featurestore.offline.manifest import FileEntry, Version
+from featurestore.offline.table import OfflineStore
+from featurestore.offline.writer import Drained, OfflineWriter
+from featurestore.online.protocol import OnlineStore
+from featurestore.online.sqlite import SqliteOnlineStore
+from featurestore.progress import Progress, bar
+from featurestore.query.engine import Engine, EngineLimits
+from featurestore.query.history import history_sql, latest_sql
+from featurestore.query.point_in_time import Cut, GroupJoin, join_group
+from featurestore.query.sandbox import Relations, Sandbox, SandboxLimits, TableName, View
+from featurestore.query.training_set import (
+    EVENT_TIME_SUFFIX,
+    FeatureSelection,
+    TrainingSet,
+    join_spine,
+    referenced_groups,
+    select_features,
+    spine_times,
+)
+from featurestore.records import GetRequest, GroupCache, Records
+from featurestore.registry.protocol import GroupQuery, Registry, StoreIdentity
+from featurestore.registry.sql import SqlRegistry
+from featurestore.settings import Settings
+
+_log: Final = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+LOAD_PROGRESS_ROWS: Final = 20_000
+HISTORY: Final = "history"
+LATEST: Final = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one ingest did.
+
+    Attributes:
+        rows: rows written.
+        files: offline files written.
+        online_newest: records that became the newest of their identifier online.
+        skipped: rows left out because of `faults` (only with `skip_faulty`).
+        took_s: seconds per step: check, encode, write, publish, load.
+    """
+
+    rows: int
+    files: int
+    online_newest: int
+    skipped: int
+    faults: tuple[Fault, ...]
+    took_s: Mapping[str, float]
+
+
+class FeatureStore:
+    """A feature store opened from settings. Use it as a context manager, or `close` it.
+
+    Its verbs are synchronous and may be called from several threads; `records` is the asynchronous record path, for servers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.registry: Registry = SqlRegistry(
+            settings.registry_location, StoreIdentity(settings.account_id, settings.region, settings.shards)
+        )
+        self.shards = self.registry.identity().shards
+        online_path = _sqlite_path(settings.online_location)
+        self.online: OnlineStore = SqliteOnlineStore(online_path, self.shards, outbox_changes_max=settings.outbox_changes_max)
+        self._changes: ChangeSource = SqliteChangeLog(online_path, self.shards)
+        self.offline = OfflineStore(LocalObjectStore(_file_path(settings.offline_location)))
+        self._writer = OfflineWriter(
+            self._changes,
+            self.offline.objects,
+            self.registry.get_by_id,
+            self.offline.manifest,
+            changes_max=settings.flush_changes_max,
+        )
+        temp_root = settings.home.absolute() / "tmp"
+        self._engine = Engine(
+            EngineLimits(settings.query_memory_bytes, settings.query_temp_bytes, settings.query_threads), temp_root
+        )
+        self._sandbox = Sandbox(
+            SandboxLimits(
+                timeout_s=settings.query_timeout_s,
+                rows_max=settings.query_rows_max,
+                memory_bytes=settings.query_memory_bytes,
+                temp_bytes=settings.query_temp_bytes,
+                threads=settings.query_threads,
+            ),
+            temp_root,
+        )
+        self.groups = GroupCache(self.registry)
+        self.records = Records(self.groups, self.online)
+        self._loop = _LoopThread()
+        self._drain_lock = threading.Lock()
+        self._closed = False
+        self._recover()
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self, *, flush: bool = True) -> None:
+        """Write what waits to the offline store (unless told not to), then release everything. Repeating it does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if flush:
+                self.flush()
+        finally:
+            self.online.close()
+            self._changes.close()
+            self._sandbox.close()
+            self._engine.close()
+            self.registry.close()
+            self._loop.close()
+
+    # Feature groups
+
+    def create_feature_group(
+        self,
+        name: str,
+        *,
+        record_identifier: str,
+        event_time: str,
+        features: Mapping[str, str] | object,
+        online: bool = True,
+        offline: bool = True,
+        ttl: TtlDuration | None = None,
+        s3_uri: str | None = None,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> FeatureGroup:
+        """Create a feature group.
+
+        Args:
+            features: name to feature type (`"Integral"`, `"Fractional"`, `"String"`), in order; or a dataframe to infer
+                them from.
+            ttl: how long after its event time a record stays readable; None for ever.
+            s3_uri: `s3://bucket[/prefix]` that decides the folder below the offline root.
+
+        Raises:
+            ValidationFailed, FeatureGroupInUse, LimitExceeded
+        """
+        named = isinstance(features, Mapping)
+        definitions = definitions_from(features) if named else definitions_of(arrow_table(features))  # type: ignore[arg-type]
+        return self.create(
+            FeatureGroup(
+                name=name,
+                record_identifier=record_identifier,
+                event_time=event_time,
+                features=definitions,
+                online=OnlineConfig(ttl=ttl) if online else None,
+                offline=OfflineConfig(s3_uri or self.default_s3_uri) if offline else None,
+                description=description,
+                tags=dict(tags or {}),
+            )
+        )
+
+    @property
+    def default_s3_uri(self) -> str:
+        """Where a group's offline store is when its creator does not say."""
+        identity = self.registry.identity()
+        return f"s3://sagemaker-{identity.region}-{identity.account_id}"
+
+    def create(self, group: FeatureGroup) -> FeatureGroup:
+        """Create a group from its whole description.
+
+        Raises:
+            ValidationFailed, FeatureGroupInUse, LimitExceeded
+        """
+        validate_group(group)
+        created = self.registry.create(group)
+        self.groups.forget()
+        return created
+
+    def feature_group(self, name: str) -> FeatureGroup:
+        """A group by name.
+
+        Raises:
+            FeatureGroupNotFound
+        """
+        return self.registry.get(name)
+
+    def feature_groups(self) -> list[FeatureGroup]:
+        """All groups, newest first."""
+        groups: list[FeatureGroup] = []
+        token = None
+        while True:
+            page = self.registry.list(GroupQuery(page_rows=limits.LIST_PAGE_MAX, page_token=token))
+            groups.extend(page.groups)
+            token = page.next_token
+            if token is None:
+                return groups
+
+    def add_features(self, name: str, features: Sequence[FeatureDefinition]) -> FeatureGroup:
+        """Append features to a group; older records have no value for them.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: a name is taken, or the group would not be a valid one.
+        """
+        return self.update(name, lambda group: group.with_features(features))
+
+    def update(self, name: str, change: Callable[[FeatureGroup], FeatureGroup]) -> FeatureGroup:
+        """Change a group in one transaction.
+
+        Raises:
+            FeatureGroupNotFound, and what `change` raises.
+        """
+
+        def updated(group: FeatureGroup) -> FeatureGroup:
+            if group.status is not GroupStatus.CREATED:
+                raise ValidationFailed.one("FeatureGroupName", "a group in status Created", str(group.status))
+            return replace(change(group), update_status=UpdateStatus.SUCCESSFUL)
+
+        result = self.registry.update(name, updated)
+        self.groups.forget()
+        return result
+
+    def delete_feature_group(self, name: str) -> None:
+        """Delete a group with its online records. Its offline files stay.
+
+        Raises:
+            FeatureGroupNotFound
+        """
+        group = self.registry.begin_delete(name)
+        self.groups.forget()
+        self._finish_delete(group)
+
+    # Records
+
+    def put_record(
+        self,
+        group: str,
+        record: Mapping[str, object],
+        *,
+        targets: frozenset[TargetStore] | None = None,
+        ttl: TtlDuration | None = None,
+    ) -> Applied:
+        """Write one record: feature name to value. None and NaN leave a feature out; texts are taken as PutRecord takes them.
+
+        Raises:
+            FeatureGroupNotFound, ValidationFailed, StoreUnavailable
+        """
+        definitions = {feature.name: feature for feature in self.groups.plan(group).group.features}
+        pairs = [
+            (name, text_of(value, definitions[name], path=f"record.{name}") if name in definitions else None)
+            for name, value in record.items()
+        ]
+        try:
+            return self._loop.run(self.records.put(group, pairs, targets=targets, ttl=ttl))
+        except OutboxFull:
+            self.flush()
+            return self._loop.run(self.records.put(group, pairs, targets=targets, ttl=ttl))
+
+    def get_record(self, group: str, identifier: object, features: Sequence[str] | None = None) -> dict[str, object] | None:
+        """The live record of an identifier as feature name to typed value, absent features left out; None if there is none.
+
+        Raises:
+            FeatureGroupNotFound, ValidationFailed, StoreUnavailable
+        """
+        return self.batch_get_record(group, [identifier], features)[0]
+
+    def batch_get_record(
+        self, group: str, identifiers: Sequence[object], features: Sequence[str] | None = None
+    ) -> list[dict[str, object] | None]:
+        """`get_record` for many identifiers in one round trip, in their order.
+
+        Raises: as `get_record`.
+        """
+        described = self.records.readable_plan(group).group
+        definitions = {feature.name: feature for feature in described.features}
+        identifier_feature = definitions[described.record_identifier]
+        texts = [
+            str(text_of(identifier, identifier_feature, path=f"identifiers[{position}]"))
+            for position, identifier in enumerate(identifiers)
+        ]
+        (found,) = self._loop.run(self.records.batch_get([GetRequest(group, texts, features)]))
+        records: list[dict[str, object] | None] = []
+        for answer in found:
+            if isinstance(answer, FeatureStoreError):
+                raise answer
+            pairs = None if answer is None else answer.pairs
+            records.append(None if pairs is None else {name: typed(value, definitions[name]) for name, value in pairs})
+        return records
+
+    def delete_record(self, group: str, identifier: object, event_time: object, *, hard: bool = False) -> Applied:
+        """Delete one record as of an event time.
+
+        Raises:
+            FeatureGroupNotFound, ValidationFailed, StoreUnavailable
+        """
+        described = self.groups.plan(group).group
+        definitions = {feature.name: feature for feature in described.features}
+        key = text_of(identifier, definitions[described.record_identifier], path="identifier")
+        when = text_of(event_time, definitions[described.event_time], path="event_time")
+        if not isinstance(key, str) or not isinstance(when, str):
+            raise ValidationFailed.one("identifier, event_time", "both to be given", (identifier, event_time))
+        return self._loop.run(self.records.delete(group, key, when, hard=hard))
+
+    # Dataframes
+
+    def ingest(
+        self,
+        group: str,
+        frame: object,
+        *,
+        targets: frozenset[TargetStore] | None = None,
+        skip_faulty: bool = False,
+        progress: bool | None = None,
+    ) -> IngestReport:
+        """Write a dataframe: every row to the offline store in one commit, the newest row per identifier online.
+
+        All or nothing: a faulty row fails the call before anything is written, unless `skip_faulty` leaves such rows out and
+        reports them. Rows count as arriving in frame order. Rules for dtypes: docs/reference/dataframes.md.
+
+        Args:
+            frame: pandas DataFrame, Arrow table, or anything that exports Arrow.
+            progress: show a bar; by default where a person watches.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: naming row, column and value of each fault.
+            StoreUnavailable: before the batch was promised nothing was written; afterwards it completes at the next start.
+        """
+        with bar(f"ingest {group}", show=progress) as report:
+            return self._ingest(group, frame, targets, skip_faulty, report)
+
+    def _ingest(
+        self, name: str, frame: object, targets: frozenset[TargetStore] | None, skip_faulty: bool, report: Progress
+    ) -> IngestReport:
+        plan = self.groups.plan(name)
+        group, stores = plan.group, plan.targets(targets)
+        took_s: dict[str, float] = {}
+        clock = _Stopwatch(took_s)
+        report("rows checked", 0, 1)
+        batch = checked_columns(group, frame, skip_faulty=skip_faulty)
+        report("rows checked", batch.rows, batch.rows)
+        clock.lap("check")
+        journal, online = None, []
+        if batch.rows:
+            row_shards = batch_ingest.shards_of(batch, self.shards)
+            first_us = self._loop.run(self.online.reserve(batch_ingest.rows_per_shard(row_shards)))
+            times_us = batch_ingest.api_times(row_shards, first_us)
+            rows = batch_ingest.batch_rows(group, batch, row_shards, times_us, stores)
+            online = list(rows.online)
+            clock.lap("encode")
+            journal = self.offline.batches.stage(group, rows, offline=TargetStore.OFFLINE in stores)
+            clock.lap("write")
+        newest = 0 if journal is None else self._complete(journal, group, online, report, clock)
+        return IngestReport(
+            batch.rows,
+            0 if journal is None else len(journal.files),
+            newest,
+            batch.faulty_rows,
+            batch.faults,
+            took_s,
+        )
+
+    def _complete(
+        self,
+        journal: Journal,
+        group: FeatureGroup,
+        online: Sequence[Any],
+        report: Progress,
+        clock: _Stopwatch,
+    ) -> int:
+        """Carry out a promised batch; every step may be repeated."""
+        if journal.files:
+            self.offline.batches.publish(journal, self.offline.manifest(group))
+        clock.lap("publish")
+        newest = 0
+        for start in range(0, len(online), LOAD_PROGRESS_ROWS):
+            newest += self._loop.run(self.online.load(online[start : start + LOAD_PROGRESS_ROWS]))
+            report("records loaded", min(start + LOAD_PROGRESS_ROWS, len(online)), len(online))
+        self.offline.batches.close(journal)
+        clock.lap("load")
+        return newest
+
+    # Questions
+
+    def create_training_set(
+        self,
+        spine: object,
+        features: Sequence[str] | Mapping[str, str],
+        *,
+        event_time: str,
+        keys: Mapping[str, str] | None = None,
+        known_by: datetime | None = None,
+        as_served: bool = False,
+        event_times: bool = False,
+        fresh: bool = True,
+        progress: bool | None = None,
+    ) -> TrainingSet:
+        """Join features to a spine as of each row's time. No row is lost and the order stays.
+
+        Args:
+            spine: pandas DataFrame, Arrow table, `pathlib.Path` of a Parquet file, or SQL text over the offline store.
+            features: `"group.feature"` or `"group.*"`; or a mapping from output column to `"group.feature"`.
+            event_time: the spine's column with each row's time.
+            keys: per group the spine's column with its record identifier; by default the column of the identifier's name.
+            known_by: see only what the service had taken by then: the training set as it could have been made at that time.
+            as_served: see, row by row, only what the service had taken by the row's time: what the online store answered.
+            event_times: add `<group>._event_time`, the event time of the matched record.
+            fresh: first write what waits in the outbox, so that every acknowledged write is seen.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: a column is missing or of the wrong type, naive times among them.
+            QueryFailed: the engine gave up.
+        """
+        if known_by is not None and as_served:
+            raise ValidationFailed.one("as_served", "not both known_by and as_served")
+        clock = _Stopwatch({})
+        if fresh:
+            self.flush()
+        clock.lap("flush")
+        table = self._spine(spine)
+        times = spine_times(table, event_time)
+        groups = {name: self.groups.plan(name).group for name in referenced_groups(features)}
+        selections = select_features(features, groups, table.column_names)
+        cut = Cut(None if known_by is None else _instant_us(known_by, "known_by"), as_served)
+        versions = {name: self._version(group) for name, group in groups.items()}
+        clock.lap("plan")
+        joined = self._join(table, selections, versions, keys or {}, times, cut, event_times, clock, progress)
+        return TrainingSet(table, joined, {name: version.version for name, version in versions.items()}, clock.took_s)
+
+    def _join(
+        self,
+        spine: pa.Table,
+        selections: Sequence[FeatureSelection],
+        versions: Mapping[str, Version],
+        keys: Mapping[str, str],
+        times: pa.Array,
+        cut: Cut,
+        event_times: bool,
+        clock: _Stopwatch,
+        progress: bool | None,
+    ) -> pa.Table:
+        latest_us = pc.max(times.cast(pa.int64())).as_py()
+        columns: dict[str, pa.ChunkedArray] = {}
+        with bar("training set", show=progress) as report:
+            for position, selection in enumerate(selections):
+                group = selection.group
+                report("groups joined", position, len(selections))
+                key = keys.get(group.name, group.record_identifier)
+                entries = _files_in_sight(versions[group.name], latest_us, cut)
+                join = GroupJoin(
+                    group,
+                    [self.offline.locate(group, entry) for entry in entries],
+                    selection.features,
+                    any(entry.hard_deletes for entry in entries),
+                    f"{group.name}.{EVENT_TIME_SUFFIX}" if event_times else None,
+                )
+                answer = join_group(self._engine, join_spine(spine, group, key, times), join, cut)
+                columns.update(zip(answer.column_names, answer.columns, strict=True))
+                clock.lap(f"join {group.name}")
+        return pa.table(columns)
+
+    def sql(self, statement: str, *, fresh: bool = True, timeout_s: float | None = None) -> pa.Table:
+        """One SELECT over the offline store, in a process of its own that sees nothing else.
+
+        Each group is a relation in two schemas: `history."<group>"`, every row ever written, which is also meant without a
+        schema, and `latest."<group>"`, the record per identifier that is live now.
+
+        Args:
+            fresh: first write what waits in the outbox, so that every acknowledged write is seen.
+
+        Raises:
+            FeatureGroupNotFound, QueryRefused, QueryFailed, QueryTimeout, QueryTooLarge
+        """
+        if fresh:
+            self.flush()
+        return self._sandbox.run(statement, self._relations, timeout_s=timeout_s)
+
+    def flush(self) -> Drained:
+        """Write every change acknowledged so far to the offline store; when this returns, queries see them.
+
+        Raises:
+            StoreUnavailable
+        """
+        with self._drain_lock:
+            return self._writer.drain()
+
+    def offline_behind(self) -> int:
+        """How many acknowledged changes are not in the offline store yet."""
+        return self._writer.behind()
+
+    # Inner parts
+
+    def _spine(self, spine: object) -> pa.Table:
+        if isinstance(spine, Path):
+            try:
+                return pq.read_table(spine)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise ValidationFailed.one("spine", f"a readable Parquet file ({error})", str(spine)) from error
+        if isinstance(spine, str):
+            return self.sql(spine, fresh=False)
+        return arrow_table(spine)
+
+    def _version(self, group: FeatureGroup) -> Version:
+        if group.offline is None:
+            raise ValidationFailed.one("features", "features of groups with an offline store", group.name)
+        return self.offline.manifest(group).current()
+
+    def _relations(self, names: Sequence[TableName]) -> Relations:
+        views, files = [], []
+        for table in names:
+            schema = HISTORY if table.schema is None else table.schema
+            if schema not in (HISTORY, LATEST):
+                raise ValidationFailed.one("schema", f"{HISTORY} or {LATEST}", table.schema)
+            group = self.groups.plan(table.name).group
+            if group.offline is None:
+                raise ValidationFailed.one("table", "a feature group with an offline store", table.name)
+            paths = [self.offline.locate(group, entry) for entry in self._version(group).files]
+            render = history_sql if schema == HISTORY else latest_sql
+            views.append(View(schema, table.name, render(group, paths)))
+            files.extend(paths)
+        return Relations(tuple(views), tuple(dict.fromkeys(files)))
+
+    def _finish_delete(self, group: FeatureGroup) -> None:
+        self._loop.run(self.online.drop_group(group.group_id))
+        self.registry.finish_delete(group.group_id)
+
+    def _recover(self) -> None:
+        """Complete what calls that died had promised: deletions and batches. Idempotent, safe beside running processes."""
+        for group in self.registry.deleting():
+            _log.warning("completing the deletion of feature group %s", group.name)
+            self._finish_delete(group)
+        for journal in self.offline.batches.unfinished():
+            _log.warning("completing batch %s of feature group #%d", journal.batch_id, journal.group_id)
+            group = self.registry.get_by_id(journal.group_id)
+            rows = self.offline.batches.online_rows(journal) if group.status is GroupStatus.CREATED else []
+            self._complete(journal, group, rows, lambda *_: None, _Stopwatch({}))
+        self.offline.batches.remove_abandoned()
+
+
+class _Stopwatch:
+    """Seconds per step: each `lap` books the time since the last one."""
+
+    def __init__(self, took_s: dict[str, float]) -> None:
+        self.took_s = took_s
+        self._last_s = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        now_s = time.perf_counter()
+        self.took_s[step] = self.took_s.get(step, 0.0) + now_s - self._last_s
+        self._last_s = now_s
+
+
+class _LoopThread:
+    """An event loop in a thread, so that synchronous verbs can use the asynchronous stores."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="featurestore-loop", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _files_in_sight(version: Version, latest_us: int | None, cut: Cut) -> list[FileEntry]:
+    """The files of a table version that hold changes which some row may see."""
+    return [
+        entry
+        for entry in version.files
+        if latest_us is not None
+        and entry.event_time_us_min <= latest_us
+        and (cut.known_by_us is None or entry.api_time_us_min <= cut.known_by_us)
+        and (not cut.as_served or entry.api_time_us_min <= latest_us)
+    ]
+
+
+def _instant_us(moment: datetime, path: str) -> int:
+    if moment.tzinfo is None:
+        raise ValidationFailed.one(path, "a datetime with a time zone", moment)
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _sqlite_path(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def _file_path(url: str) -> Path:
+    if not url.startswith("file:///"):
+        raise StoreUnavailable("open offline store", f"{url} is not of the form file:///path")
+    return Path(url.removeprefix("file://"))

@@ -1,0 +1,1 @@
+"""Workers that move data: the offline writer."""
