@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -75,7 +76,14 @@ def serve(
         timeout_graceful_shutdown=SHUTDOWN_S,
         server_header=False,
     )
-    _AnnouncingServer(config, announce).run(sockets=[listener])
+    # uvicorn raises the signal it was stopped by once more when it is done; by then it must not end the process, which still
+    # has to write out what it acknowledged.
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _AnnouncingServer(config, announce).run(sockets=[listener])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -18,22 +17,19 @@ import pyarrow.compute as pc
 
 from featurestore.model import event_time, limits
 from featurestore.model.column_text import (
-    TEXT,
     epoch_texts,
     epochs_of_floats,
     float_texts,
     iso_texts,
-    kept_where,
-    numpy_of,
     parse_epochs,
     parse_fractionals,
     parse_integrals,
     parse_isos,
-    valid_of,
     within_years,
 )
 from featurestore.model.event_time import SECOND_US
 from featurestore.model.feature_group import CollectionType, FeatureDefinition, FeatureType
+from featurestore.model.plain_column import INSTANT, TEXT, Kind, kept_where, kind_of, numpy_of, plain, valid_of
 from featurestore.model.row_faults import Refusal
 from featurestore.model.value import EXPECTED, INTEGRAL_MAX
 
@@ -51,89 +47,6 @@ def arrow_type(feature: FeatureDefinition) -> pa.DataType:
     """The type of a feature's column in the offline store."""
     scalar = _SCALAR_TYPES[feature.type]
     return scalar if feature.collection is None else pa.list_(scalar)
-
-
-INSTANT: Final = pa.timestamp("us", tz="UTC")
-
-
-class Kind(StrEnum):
-    """What an Arrow column holds, as far as the rules distinguish it."""
-
-    NOTHING = "nothing"
-    BOOL = "bool"
-    INTEGER = "integer"
-    FLOAT = "float"
-    DECIMAL = "decimal"
-    TEXT = "text"
-    TIME = "time with a zone"
-    NAIVE_TIME = "time without a zone"
-    DATE = "date"
-    DURATION = "duration"
-    PERIOD = "period"
-    BYTES = "bytes"
-    UUID = "uuid"
-    LIST = "list"
-    OTHER = "other"
-
-
-_PREDICATES: Final[tuple[tuple[Callable[[pa.DataType], bool], Kind], ...]] = (
-    (pa.types.is_null, Kind.NOTHING),
-    (pa.types.is_boolean, Kind.BOOL),
-    (pa.types.is_integer, Kind.INTEGER),
-    (pa.types.is_floating, Kind.FLOAT),
-    (pa.types.is_decimal, Kind.DECIMAL),
-    (pa.types.is_large_string, Kind.TEXT),
-    (pa.types.is_date, Kind.DATE),
-    (pa.types.is_duration, Kind.DURATION),
-    (pa.types.is_large_list, Kind.LIST),
-    (pa.types.is_binary, Kind.BYTES),
-    (pa.types.is_large_binary, Kind.BYTES),
-    (pa.types.is_binary_view, Kind.BYTES),
-    (pa.types.is_fixed_size_binary, Kind.BYTES),
-)
-_KEPT_EXTENSIONS: Final = {"arrow.uuid": Kind.UUID, "pandas.period": Kind.PERIOD}
-"""Extension types whose storage would mislead: it looks like bytes or numbers, and is neither to its owner."""
-
-
-def kind_of(data_type: pa.DataType) -> Kind:
-    """The kind of a plain type (one that `plain` gives)."""
-    if isinstance(data_type, pa.BaseExtensionType):
-        return _KEPT_EXTENSIONS.get(data_type.extension_name, Kind.OTHER)
-    if pa.types.is_timestamp(data_type):
-        return Kind.NAIVE_TIME if data_type.tz is None else Kind.TIME
-    return next((kind for holds, kind in _PREDICATES if holds(data_type)), Kind.OTHER)
-
-
-def plain(values: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """A column as one array of a plain type, with the same values: no dictionary, run-length or extension around it,
-    text and lists with 64-bit offsets, integers as int64 or uint64, floats as float64.
-    """
-    column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
-    wrapped = column.type
-    if isinstance(wrapped, pa.BaseExtensionType):
-        if wrapped.extension_name in _KEPT_EXTENSIONS:
-            return column.combine_chunks()
-        storage = pa.chunked_array([chunk.storage for chunk in column.chunks], wrapped.storage_type)
-        return plain(storage.cast(pa.bool_()) if wrapped.extension_name == "arrow.bool8" else storage)
-    if pa.types.is_dictionary(wrapped):
-        return plain(pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], wrapped.value_type))
-    if pa.types.is_run_end_encoded(wrapped):
-        return plain(pc.run_end_decode(column))
-    return column.cast(_wide(wrapped)).combine_chunks()
-
-
-def _wide(data_type: pa.DataType) -> pa.DataType:
-    types = pa.types
-    if types.is_string(data_type) or types.is_string_view(data_type):
-        return TEXT
-    if types.is_integer(data_type) and not types.is_uint64(data_type):
-        return pa.int64()
-    if types.is_floating(data_type):
-        return pa.float64()
-    listed = types.is_list(data_type) or types.is_fixed_size_list(data_type)
-    if listed or types.is_list_view(data_type) or types.is_large_list_view(data_type):
-        return pa.large_list(data_type.value_field)
-    return data_type
 
 
 Pair: TypeAlias = tuple[pa.Array, pa.Array]
@@ -206,19 +119,22 @@ def _string_of_times(values: pa.Array) -> Pair:
     return texts, texts
 
 
-_SCALARS: Final[dict[tuple[FeatureType, Kind], Callable[[pa.Array], Pair]]] = {
-    (FeatureType.INTEGRAL, Kind.BOOL): _integral_of_bools,
-    (FeatureType.INTEGRAL, Kind.INTEGER): _integral_of_integers,
-    (FeatureType.INTEGRAL, Kind.FLOAT): _integral_of_floats,
-    (FeatureType.INTEGRAL, Kind.DECIMAL): _integral_of_decimals,
-    (FeatureType.INTEGRAL, Kind.TEXT): _integral_of_texts,
-    (FeatureType.FRACTIONAL, Kind.INTEGER): _fractional_of_integers,
-    (FeatureType.FRACTIONAL, Kind.FLOAT): _fractional_of_floats,
-    (FeatureType.FRACTIONAL, Kind.DECIMAL): _fractional_of_decimals,
-    (FeatureType.FRACTIONAL, Kind.TEXT): _fractional_of_texts,
-    (FeatureType.STRING, Kind.TEXT): _string_of_texts,
-    (FeatureType.STRING, Kind.TIME): _string_of_times,
+_TIME_EXPECTED: Final = "a time of the years 0 to 9999 in whole microseconds"
+
+_SCALARS: Final[dict[tuple[FeatureType, Kind], tuple[Callable[[pa.Array], Pair], str]]] = {
+    (FeatureType.INTEGRAL, Kind.BOOL): (_integral_of_bools, EXPECTED[FeatureType.INTEGRAL]),
+    (FeatureType.INTEGRAL, Kind.INTEGER): (_integral_of_integers, EXPECTED[FeatureType.INTEGRAL]),
+    (FeatureType.INTEGRAL, Kind.FLOAT): (_integral_of_floats, "Integral (in a float column a whole number within 2^53)"),
+    (FeatureType.INTEGRAL, Kind.DECIMAL): (_integral_of_decimals, EXPECTED[FeatureType.INTEGRAL]),
+    (FeatureType.INTEGRAL, Kind.TEXT): (_integral_of_texts, EXPECTED[FeatureType.INTEGRAL]),
+    (FeatureType.FRACTIONAL, Kind.INTEGER): (_fractional_of_integers, "Fractional (an integer that a double can hold)"),
+    (FeatureType.FRACTIONAL, Kind.FLOAT): (_fractional_of_floats, EXPECTED[FeatureType.FRACTIONAL]),
+    (FeatureType.FRACTIONAL, Kind.DECIMAL): (_fractional_of_decimals, EXPECTED[FeatureType.FRACTIONAL]),
+    (FeatureType.FRACTIONAL, Kind.TEXT): (_fractional_of_texts, EXPECTED[FeatureType.FRACTIONAL]),
+    (FeatureType.STRING, Kind.TEXT): (_string_of_texts, EXPECTED[FeatureType.STRING]),
+    (FeatureType.STRING, Kind.TIME): (_string_of_times, _TIME_EXPECTED),
 }
+"""How a column of a kind becomes values of a feature type, and what is expected of a value that does not."""
 
 
 def times_us(values: pa.Array, *, floor: bool = False) -> pa.Array:
@@ -235,7 +151,8 @@ def times_us(values: pa.Array, *, floor: bool = False) -> pa.Array:
         kept = valid if floor else valid & (rest == 0)
     else:
         tick_us = {"s": SECOND_US, "ms": 1000, "us": 1}[unit]
-        kept = valid & (np.abs(ticks) <= event_time.EVENT_TIME_US_MAX // tick_us)  # the years below 0 go further down
+        ticks_max = event_time.EVENT_TIME_US_MAX // tick_us  # further from 1970 than the year 0 is
+        kept = valid & (ticks >= -ticks_max) & (ticks <= ticks_max)
         times = np.where(kept, ticks, 0) * tick_us
     return within_years(pa.array(times, mask=~kept))
 
@@ -307,8 +224,9 @@ def feature_cells(values: pa.Array, feature: FeatureDefinition) -> Cells:
         return absent_cells(feature, len(values))
     if feature.collection is not None:
         return _collection_cells(values, feature)
-    typed, texts = _SCALARS[feature.type, kind_of(values.type)](values)
-    return Cells(typed, texts, _text_bytes(texts), _refusals(values, typed, EXPECTED[feature.type]))
+    convert, expected = _SCALARS[feature.type, kind_of(values.type)]
+    typed, texts = convert(values)
+    return Cells(typed, texts, _text_bytes(texts), _refusals(values, typed, expected))
 
 
 def event_time_cells(values: pa.Array, feature_type: FeatureType) -> tuple[Cells, pa.Array]:
@@ -318,12 +236,15 @@ def event_time_cells(values: pa.Array, feature_type: FeatureType) -> tuple[Cells
     kind = kind_of(values.type)
     times = _EVENT_TIMES[feature_type, kind](values)
     if kind is Kind.TIME:
+        expected = _TIME_EXPECTED
         texts = iso_texts(times) if feature_type is FeatureType.STRING else epoch_texts(times)
         typed = texts if feature_type is FeatureType.STRING else texts.cast(pa.float64())
     else:
-        typed, texts = _SCALARS[feature_type, kind](kept_where(times.is_valid(), values))
+        expected = event_time.expected(feature_type)
+        convert, _ = _SCALARS[feature_type, kind]
+        typed, texts = convert(kept_where(times.is_valid(), values))
         times = kept_where(typed.is_valid(), times)
-    return Cells(typed, texts, _text_bytes(texts), _refusals(values, typed, event_time.expected(feature_type))), times
+    return Cells(typed, texts, _text_bytes(texts), _refusals(values, typed, expected)), times
 
 
 def instants(values: pa.Array) -> tuple[pa.Array, tuple[Refusal, ...]]:
@@ -351,7 +272,8 @@ def _collection_cells(values: pa.Array, feature: FeatureDefinition) -> Cells:
     elements = plain(values.flatten())
     if elements.null_count == len(elements):
         elements = pa.nulls(len(elements), TEXT)
-    typed, texts = _SCALARS[feature.type, kind_of(elements.type)](elements)
+    convert, _ = _SCALARS[feature.type, kind_of(elements.type)]
+    typed, texts = convert(elements)
 
     ends = np.cumsum(lengths)
     wrong = _sums(~valid_of(texts), ends, lengths) > 0
@@ -412,7 +334,8 @@ def unfit(values: pa.Array, feature: FeatureDefinition, *, is_event_time: bool =
         if kind is not Kind.LIST:
             return f"a list column, as {feature.name!r} is a {feature.collection}"
         elements = plain(values.flatten())
-        return unfit(elements, FeatureDefinition(feature.name, feature.type))
+        fits = elements.null_count == len(elements) or (feature.type, kind_of(elements.type)) in _SCALARS
+        return None if fits else f"{feature.collection} of {feature.type}"
     fitting = _EVENT_TIMES if is_event_time else _SCALARS
     if (feature.type, kind) in fitting:
         return None
@@ -429,35 +352,37 @@ def unfit_instants(values: pa.Array, column: str) -> str | None:
     return f"{INSTANT_EXPECTED}{_hint(_TIME_HINTS, kind, column)}"
 
 
+_ZONED: Final = 'pandas.to_datetime({}).dt.tz_localize("UTC")'
+_SECONDS: Final = '(pandas.to_datetime({}, utc=True) - pandas.Timestamp(0, tz="UTC")).dt.total_seconds()'
+_DECODED: Final = '{}.str.decode("utf-8")'
+_AS_TEXT: Final = '{}.astype("string")'
 _TIME_HINTS: Final = {
-    Kind.NAIVE_TIME: '{}.dt.tz_localize("UTC")',
+    Kind.NAIVE_TIME: _ZONED,
     Kind.DATE: "pandas.to_datetime({}, utc=True)",
     Kind.PERIOD: '{}.dt.to_timestamp().dt.tz_localize("UTC")',
     Kind.INTEGER: 'pandas.to_datetime({}, unit="s", utc=True)',
-    Kind.FLOAT: 'pandas.to_datetime({}, unit="s", utc=True)',
-    Kind.DECIMAL: 'pandas.to_datetime({}.astype("float64"), unit="s", utc=True)',
-    Kind.BYTES: '{}.str.decode("utf-8")',
+    Kind.FLOAT: 'pandas.to_datetime({}, unit="s", utc=True).dt.round("us")',
+    Kind.DECIMAL: 'pandas.to_datetime({}.astype("float64"), unit="s", utc=True).dt.round("us")',
+    Kind.BYTES: _DECODED,
 }
-_TO_NUMBER: Final = {
+_NUMBER_HINTS: Final = {
     Kind.BOOL: '{}.astype("Int64")',
-    Kind.TIME: '{}.dt.as_unit("s").astype("int64")',
-    Kind.NAIVE_TIME: '{}.dt.tz_localize("UTC").dt.as_unit("s").astype("int64")',
-    Kind.DURATION: "{}.dt.total_seconds()",
-    Kind.BYTES: '{}.str.decode("utf-8")',
+    Kind.TIME: _SECONDS,
+    Kind.NAIVE_TIME: _SECONDS,
+    Kind.DURATION: "pandas.to_timedelta({}).dt.total_seconds()",
+    Kind.BYTES: _DECODED,
 }
-_TO_TEXT: Final = {
-    Kind.BOOL: '{}.astype("string")',
-    Kind.INTEGER: '{}.astype("string")',
-    Kind.FLOAT: '{}.astype("string")',
-    Kind.DECIMAL: '{}.astype("string")',
-    Kind.NAIVE_TIME: '{}.dt.tz_localize("UTC")',
-    Kind.DATE: '{}.astype("string")',
-    Kind.DURATION: '{}.astype("string")',
-    Kind.PERIOD: '{}.astype("string")',
-    Kind.UUID: '{}.astype("string")',
-    Kind.BYTES: '{}.str.decode("utf-8")',
+_TEXT_HINTS: Final = {
+    **dict.fromkeys((Kind.BOOL, Kind.INTEGER, Kind.FLOAT, Kind.DECIMAL), _AS_TEXT),
+    **dict.fromkeys((Kind.DATE, Kind.DURATION, Kind.PERIOD, Kind.UUID), _AS_TEXT),
+    Kind.NAIVE_TIME: _ZONED,
+    Kind.BYTES: _DECODED,
 }
-_HINTS: Final = {FeatureType.INTEGRAL: _TO_NUMBER, FeatureType.FRACTIONAL: _TO_NUMBER, FeatureType.STRING: _TO_TEXT}
+_HINTS: Final = {
+    FeatureType.INTEGRAL: _NUMBER_HINTS,
+    FeatureType.FRACTIONAL: _NUMBER_HINTS,
+    FeatureType.STRING: _TEXT_HINTS,
+}
 
 
 def _hint(hints: dict[Kind, str], kind: Kind, column: str) -> str:

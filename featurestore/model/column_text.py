@@ -9,22 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.model import event_time, value
 from featurestore.model.event_time import SECOND_US
-
-Ints: TypeAlias = npt.NDArray[np.int64]
-Floats: TypeAlias = npt.NDArray[np.float64]
-Flags: TypeAlias = npt.NDArray[np.bool_]
-
-TEXT: Final = pa.large_string()
-"""The type of text columns here: 64-bit offsets, as a frame may hold more than 2 GiB of text."""
+from featurestore.model.plain_column import INSTANT, TEXT, kept_where, numpy_of, valid_of
 
 _PLAIN_INTEGRAL: Final = r"\A-?[0-9]{1,18}\z"
 _PLAIN_FRACTIONAL: Final = r"\A-?[0-9]{1,17}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?\z"
@@ -37,7 +30,6 @@ _PLAIN_ISO: Final = (
 """Every date but 29 February, which not every year has: one impossible date would fail Arrow's cast as a whole."""
 
 _EPOCH_TYPE: Final = pa.decimal128(18, 6)
-_ISO_TYPE: Final = pa.timestamp("us", tz="UTC")
 _SECOND_US_DECIMAL: Final = pa.scalar(Decimal(SECOND_US))
 
 _POINT_MIN: Final = 1e-4
@@ -62,7 +54,7 @@ def parse_fractionals(texts: pa.Array) -> pa.Array:
 
 def parse_isos(texts: pa.Array) -> pa.Array:
     """`event_time.parse_iso`: int64 microseconds since 1970, null where a text is no such time."""
-    return _parsed(texts, _PLAIN_ISO, lambda plain: plain.cast(_ISO_TYPE).cast(pa.int64()), event_time.parse_iso)
+    return _parsed(texts, _PLAIN_ISO, lambda plain: plain.cast(INSTANT).cast(pa.int64()), event_time.parse_iso)
 
 
 def parse_epochs(texts: pa.Array) -> pa.Array:
@@ -154,21 +146,3 @@ def epochs_of_floats(seconds: pa.Array) -> pa.Array:
         return exact
     slow = [event_time.parse_epoch(repr(second)) for second in seconds.filter(unsure).to_pylist()]
     return pc.replace_with_mask(exact, unsure, pa.array(slow, pa.int64()))
-
-
-def numpy_of(numbers: pa.Array) -> npt.NDArray[Any]:
-    """A numeric column as numpy of the same type, nulls as zero."""
-    filled: npt.NDArray[Any] = numbers.fill_null(0).to_numpy(zero_copy_only=False)
-    return filled
-
-
-def valid_of(column: pa.Array) -> Flags:
-    """Which rows are not null."""
-    valid: Flags = column.is_valid().to_numpy(zero_copy_only=False)
-    return valid
-
-
-def kept_where(keep: pa.Array | Flags, column: pa.Array) -> pa.Array:
-    """The column with null wherever `keep` is not true."""
-    mask = pa.array(keep) if isinstance(keep, np.ndarray) else keep
-    return pc.if_else(mask, column, pa.scalar(None, column.type))

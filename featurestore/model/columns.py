@@ -23,13 +23,13 @@ from featurestore.model.cells import (
     event_time_cells,
     feature_cells,
     instants,
-    plain,
     unfit,
     unfit_instants,
 )
-from featurestore.model.column_text import float_texts, valid_of
+from featurestore.model.column_text import float_texts
 from featurestore.model.feature_group import FeatureDefinition, FeatureGroup, FeatureType
 from featurestore.model.frame import FrameColumn, arrow_table, frame_columns, shown
+from featurestore.model.plain_column import plain, valid_of
 from featurestore.model.row_faults import FAULTS_KEPT_MAX, Refusal, RowFaults
 from featurestore.model.value import Value
 
@@ -84,21 +84,24 @@ def checked_columns(group: FeatureGroup, frame: object, *, skip_faulty: bool = F
     values = {column.name: plain(column.values) for column in columns}
     _check_types(group, values)
 
-    faults = RowFaults(len(columns[0].values))
+    rows = len(columns[0].values)
+    time_cells, times_us = event_time_cells(values[group.event_time], group.event_time_type)
     cells = []
-    times_us = pa.nulls(0, pa.int64())
     for feature in group.features:
-        column = next((column for column in columns if column.name == feature.name), None)
-        if column is None:
-            cells.append(absent_cells(feature, len(faults.faulty)))
-            continue
         if feature.name == group.event_time:
-            converted, times_us = event_time_cells(values[feature.name], feature.type)
+            cells.append(time_cells)
+        elif feature.name in values:
+            cells.append(feature_cells(values[feature.name], feature))
         else:
-            converted = feature_cells(values[feature.name], feature)
-        cells.append(converted)
-        faults.add_refusals(feature.name, (*column.refused, *converted.refused), column.got)
-        faults.add_refusals(feature.name, _role_refusals(group, feature, column, converted), column.got)
+            cells.append(absent_cells(feature, rows))
+
+    faults = RowFaults(rows)
+    by_name = {column.name: column for column in columns}
+    for feature, converted in zip(group.features, cells, strict=True):
+        column = by_name.get(feature.name)
+        if column is not None:
+            roles = _role_refusals(group, feature, column, converted)
+            faults.add_refusals(feature.name, (*column.refused, *converted.refused, *roles), column.got)
     _add_long_records(group, cells, faults)
     if not skip_faulty:
         faults.raise_any()

@@ -79,7 +79,10 @@ def shown(values: pa.ChunkedArray | pa.Array, row: int) -> object:
     if pa.types.is_timestamp(values.type):
         zone = None if values.type.tz is None else "UTC"
         return str(values.slice(row, 1).cast(pa.timestamp(values.type.unit, zone)).cast(pa.string())[0])
-    return values[row].as_py()
+    try:
+        return values[row].as_py()
+    except (ValueError, OverflowError):  # such times in lists
+        return values.slice(row, 1).to_string()
 
 
 def _table(frame: object) -> pa.Table:

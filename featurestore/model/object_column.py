@@ -67,7 +67,7 @@ def object_array(objects: Objects, missing: npt.NDArray[np.bool_]) -> tuple[pa.A
     refused: list[Refusal] = []
     by_type = {value_type: _kind_of_type(value_type) for value_type in set(map(type, objects[rows]))}
     kind, *more = set(by_type.values())
-    if more or kind in (_TIME, _LIST):
+    if more or kind in (_TIME, _LIST, _SET):
         kinds = _kinds(objects[rows], by_type)
         kind = _main_kind(kinds)
         others = set(kinds) - _going_with(kind)
@@ -78,8 +78,8 @@ def object_array(objects: Objects, missing: npt.NDArray[np.bool_]) -> tuple[pa.A
     types = _arrow_types(kind, objects[rows], by_type)
     array, unfit = _converted(objects, rows, types)
     if len(unfit):
-        column = "one Arrow column" if types[0] is None else f"an Arrow column of {types[0]}"
-        refused.append(Refusal(unfit, f"{kind} that {column} holds exactly"))
+        typed = f"{kind} that an Arrow column of {types[0]} holds exactly"
+        refused.append(Refusal(unfit, "values that one Arrow column can hold" if types[0] is None else typed))
     return array, tuple(refused)
 
 

@@ -1,0 +1,302 @@
+"""What every online store and change source promises, over every backend there is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featurestore.changelog.protocol import ChangeSource
+from featurestore.changelog.sqlite import SqliteChangeLog
+from featurestore.errors import OutboxFull, StoreUnavailable
+from featurestore.model.change import OFFLINE, ONLINE, Applied, Change, LoggedChange, Op, Outcome, Stamp, shard_of
+from featurestore.online.protocol import APPLY_CHANGES_MAX, OnlineStore
+from featurestore.online.sqlite import SqliteOnlineStore
+
+SHARDS = 3
+OUTBOX_MAX = 2000
+BOTH = ONLINE | OFFLINE
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now_us = 1_000_000
+
+    def __call__(self) -> int:
+        return self.now_us
+
+
+class Backend:
+    """One online store with its change source, and a loop to run it on."""
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._path = folder / "online.db"
+        self._clock = clock
+        self._loop = asyncio.new_event_loop()
+        self.store: OnlineStore = self.open()
+        self.log: ChangeSource = SqliteChangeLog(self._path, SHARDS)
+
+    def open(self) -> OnlineStore:
+        """Another handle on the same store, as another process would have."""
+        return SqliteOnlineStore(self._path, SHARDS, outbox_changes_max=OUTBOX_MAX, clock_us=self._clock)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._loop.run_until_complete(coroutine)
+
+    def apply(self, *changes: Change) -> Sequence[Applied]:
+        return self.run(self.store.apply(changes))
+
+    def read(self, record_id: str, group_id: int = 1) -> bytes | None:
+        (found,) = self.run(self.store.get([(group_id, record_id)]))
+        return None if found is None else found.values
+
+    def logged(self, record_id: str) -> list[LoggedChange]:
+        return list(self.log.read(shard_of(record_id, SHARDS), 1, 10_000))
+
+    def close(self) -> None:
+        self.store.close()
+        self.log.close()
+        self._loop.close()
+
+
+@pytest.fixture()
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=[Backend], ids=["sqlite"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Backend]:
+    made: Callable[[Path, Clock], Backend] = request.param
+    backend = made(tmp_path, clock)
+    yield backend
+    backend.close()
+
+
+def put(record_id: str, event_time_us: int, values: bytes = b"v", **members: Any) -> Change:
+    fields = {"op": Op.PUT, "targets": BOTH, "expires_at_us": None, "write_id": None, "group_id": 1} | members
+    return Change(schema_version=1, record_id=record_id, event_time_us=event_time_us, values=values, **fields)
+
+
+def test_newest_event_time_wins_and_everything_is_logged(backend: Backend) -> None:
+    outcomes = [applied.outcome for applied in backend.apply(put("a", 10, b"10"), put("a", 5, b"5"), put("a", 20, b"20"))]
+    assert outcomes == [Outcome.NEWEST, Outcome.HISTORIC, Outcome.NEWEST]
+    assert backend.read("a") == b"20"
+    assert [item.change.values for item in backend.logged("a")] == [b"10", b"5", b"20"]
+
+
+def test_equal_event_time_is_overwritten_by_the_later_arrival(backend: Backend) -> None:
+    backend.apply(put("a", 10, b"first"))
+    assert backend.apply(put("a", 10, b"second"))[0].outcome is Outcome.NEWEST
+    assert backend.read("a") == b"second"
+
+
+def test_soft_delete_hides_and_remembers(backend: Backend) -> None:
+    backend.apply(put("a", 10), put("a", 20, op=Op.SOFT_DELETE))
+    assert backend.read("a") is None
+    assert backend.apply(put("a", 15))[0].outcome is Outcome.HISTORIC
+    assert backend.read("a") is None
+    backend.apply(put("a", 20, b"again"))
+    assert backend.read("a") == b"again"
+
+
+def test_late_soft_delete_changes_nothing_online_and_is_logged(backend: Backend) -> None:
+    backend.apply(put("a", 10, b"kept"))
+    assert backend.apply(put("a", 5, op=Op.SOFT_DELETE))[0].outcome is Outcome.HISTORIC
+    assert backend.read("a") == b"kept"
+    assert len(backend.logged("a")) == 2
+
+
+def test_hard_delete_forgets_the_event_time(backend: Backend) -> None:
+    backend.apply(put("a", 10), put("a", 20, op=Op.HARD_DELETE))
+    assert backend.read("a") is None
+    assert backend.apply(put("a", 1, b"older"))[0].outcome is Outcome.NEWEST
+    assert backend.read("a") == b"older"
+
+
+@pytest.mark.parametrize("event_time_us", [9, 10])
+def test_hard_delete_that_is_not_later_is_refused_and_not_logged(backend: Backend, event_time_us: int) -> None:
+    backend.apply(put("a", 10, b"kept"))
+    (applied,) = backend.apply(put("a", event_time_us, op=Op.HARD_DELETE))
+    assert applied == Applied(Outcome.REFUSED, None)
+    assert backend.read("a") == b"kept"
+    assert len(backend.logged("a")) == 1
+
+
+def test_hard_delete_of_nothing_is_accepted(backend: Backend) -> None:
+    assert backend.apply(put("a", 1, op=Op.HARD_DELETE))[0].outcome is Outcome.NEWEST
+    assert backend.read("a") is None
+
+
+def test_changes_for_the_offline_store_only_leave_the_record_alone(backend: Backend) -> None:
+    backend.apply(put("a", 10, b"kept"))
+    backend.apply(put("a", 99, targets=OFFLINE), put("a", 98, op=Op.HARD_DELETE, targets=OFFLINE))
+    assert backend.read("a") == b"kept"
+    assert len(backend.logged("a")) == 3
+
+
+def test_expired_records_are_absent_from_the_very_moment_and_keep_their_time(backend: Backend, clock: Clock) -> None:
+    backend.apply(put("a", 10, b"v", expires_at_us=2_000_000))
+    clock.now_us = 1_999_999
+    assert backend.read("a") == b"v"
+    clock.now_us = 2_000_000
+    assert backend.read("a") is None
+    assert backend.apply(put("a", 9))[0].outcome is Outcome.HISTORIC
+    assert backend.read("a") is None
+
+
+def test_a_put_that_has_expired_already_still_replaces(backend: Backend, clock: Clock) -> None:
+    backend.apply(put("a", 10, b"old"), put("a", 20, b"new", expires_at_us=clock.now_us - 1))
+    assert backend.read("a") is None
+
+
+def test_groups_are_separate(backend: Backend) -> None:
+    backend.apply(put("a", 10, b"one"), put("a", 5, b"two", group_id=2))
+    assert backend.read("a", 1) == b"one"
+    assert backend.read("a", 2) == b"two"
+
+
+def test_stamps_are_dense_and_rising_even_if_the_clock_is_not(backend: Backend, clock: Clock) -> None:
+    keys = [f"key-{number}" for number in range(50)]
+    backend.apply(*(put(key, 1) for key in keys))
+    clock.now_us -= 500_000
+    backend.apply(*(put(key, 2) for key in keys))
+    for shard in range(SHARDS):
+        stamps = [item.stamp for item in backend.log.read(shard, 1, 1000)]
+        assert [stamp.seq for stamp in stamps] == list(range(1, len(stamps) + 1))
+        times = [stamp.api_time_us for stamp in stamps]
+        assert times == sorted(set(times))
+        assert backend.log.ends()[shard] == len(stamps) + 1
+
+
+def test_a_repeated_write_id_gets_its_first_answer(backend: Backend) -> None:
+    change = put("a", 10, b"once", write_id=b"0123456789abcdef")
+    (first,) = backend.apply(change)
+    backend.apply(put("a", 10, b"between"))
+    (second,) = backend.apply(change)
+    assert second == first
+    assert backend.read("a") == b"between"
+    assert len(backend.logged("a")) == 2
+    refused = put("a", 1, op=Op.HARD_DELETE, write_id=b"fedcba9876543210")
+    assert backend.apply(refused) == backend.apply(refused)
+
+
+def test_two_handles_share_one_state(backend: Backend) -> None:
+    other = backend.open()
+    try:
+        stamps = [backend.apply(put("a", 10))[0].stamp, backend.run(other.apply([put("a", 11, b"other")]))[0].stamp]
+        assert [stamp.seq for stamp in stamps] == [1, 2]
+        assert backend.read("a") == b"other"
+    finally:
+        other.close()
+
+
+def test_concurrent_writers_keep_the_log_dense(backend: Backend) -> None:
+    async def write() -> None:
+        calls = [backend.store.apply([put(f"key-{number % 7}", number)]) for number in range(300)]
+        await asyncio.gather(*calls)
+
+    backend.run(write())
+    assert sum(end - 1 for end in backend.log.ends().values()) == 300
+
+
+def test_a_full_outbox_refuses_and_recovers(backend: Backend) -> None:
+    for _ in range(2):
+        backend.apply(*(put("a", number) for number in range(APPLY_CHANGES_MAX - 24)))
+    with pytest.raises(OutboxFull) as caught:
+        backend.apply(put("b", 1))
+    assert caught.value.entries == OUTBOX_MAX
+    assert backend.read("b") is None
+    backend.log.trim(shard_of("a", SHARDS), 500)
+    backend.apply(put("b", 1))
+    assert backend.read("b") == b"v"
+
+
+def test_trimmed_entries_are_gone_and_positions_stay(backend: Backend) -> None:
+    backend.apply(*(put("a", number) for number in range(10)))
+    shard = shard_of("a", SHARDS)
+    backend.log.trim(shard, 4)
+    backend.log.trim(shard, 2)
+    assert [item.stamp.seq for item in backend.log.read(shard, 1, 100)] == [4, 5, 6, 7, 8, 9, 10]
+    assert [item.stamp.seq for item in backend.log.read(shard, 9, 1)] == [9]
+    assert backend.log.ends()[shard] == 11
+
+
+def test_reserved_api_times_lie_between_the_stamps_around_them(backend: Backend) -> None:
+    shard = shard_of("a", SHARDS)
+    before = backend.apply(put("a", 1))[0].stamp
+    first_us = backend.run(backend.store.reserve({shard: 100}))[shard]
+    after = backend.apply(put("a", 2))[0].stamp
+    assert before.api_time_us < first_us
+    assert first_us + 99 < after.api_time_us
+
+
+def load(backend: Backend, *rows: tuple[Change, int]) -> int:
+    stamped = [LoggedChange(change, Stamp(shard_of(change.record_id, SHARDS), 0, api_us)) for change, api_us in rows]
+    return backend.run(backend.store.load(stamped))
+
+
+def test_load_takes_the_greater_of_event_and_api_time(backend: Backend) -> None:
+    stamp = backend.apply(put("a", 10, b"live"))[0].stamp
+    assert load(backend, (put("a", 9, b"older"), stamp.api_time_us + 5)) == 0
+    assert load(backend, (put("a", 10, b"earlier"), stamp.api_time_us - 1)) == 0
+    assert backend.read("a") == b"live"
+    assert load(backend, (put("a", 10, b"later"), stamp.api_time_us + 1)) == 1
+    assert load(backend, (put("a", 10, b"later"), stamp.api_time_us + 1)) == 0
+    assert backend.read("a") == b"later"
+    assert len(backend.logged("a")) == 1
+
+
+def test_load_does_not_resurrect_what_was_hard_deleted(backend: Backend) -> None:
+    shard = shard_of("a", SHARDS)
+    early_us = backend.run(backend.store.reserve({shard: 1}))[shard]
+    backend.apply(put("a", 5, op=Op.HARD_DELETE))
+    assert load(backend, (put("a", 100, b"dead"), early_us)) == 0
+    assert backend.read("a") is None
+    backend.apply(put("a", 1, b"new"))
+    assert load(backend, (put("a", 100, b"dead"), early_us)) == 0
+    assert backend.read("a") == b"new"
+    late_us = backend.run(backend.store.reserve({shard: 1}))[shard]
+    assert load(backend, (put("a", 100, b"alive"), late_us)) == 1
+    assert backend.read("a") == b"alive"
+
+
+def test_load_does_not_pass_a_tombstone(backend: Backend) -> None:
+    stamp = backend.apply(put("a", 10, op=Op.SOFT_DELETE))[0].stamp
+    assert load(backend, (put("a", 9), stamp.api_time_us + 1)) == 0
+    assert load(backend, (put("a", 11, b"new"), stamp.api_time_us + 1)) == 1
+    assert backend.read("a") == b"new"
+
+
+def test_dropping_a_group_leaves_the_others_and_the_log(backend: Backend) -> None:
+    backend.apply(*(put(f"key-{number}", 1) for number in range(20)), put("key-1", 1, b"two", group_id=2))
+    backend.run(backend.store.drop_group(1))
+    backend.run(backend.store.drop_group(1))
+    assert backend.read("key-1", 1) is None
+    assert backend.read("key-1", 2) == b"two"
+    assert sum(end - 1 for end in backend.log.ends().values()) == 21
+
+
+def test_state_and_log_survive_reopening(backend: Backend, tmp_path: Path) -> None:
+    backend.apply(put("a", 10, b"kept"))
+    backend.store.close()
+    backend.store = backend.open()
+    assert backend.read("a") == b"kept"
+    assert backend.apply(put("a", 11))[0].stamp.seq == 2
+
+
+def test_calls_after_close_are_refused(backend: Backend) -> None:
+    other = backend.open()
+    other.close()
+    other.close()
+    with pytest.raises(StoreUnavailable):
+        backend.run(other.apply([put("a", 1)]))
+
+
+def test_too_many_changes_in_one_call(backend: Backend) -> None:
+    with pytest.raises(ValueError, match=str(APPLY_CHANGES_MAX)):
+        backend.apply(*(put("a", number) for number in range(APPLY_CHANGES_MAX + 1)))

@@ -1,0 +1,861 @@
+"""SQL from users, in real child processes: what it answers, what it refuses, and what ends it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore.errors import (
+    FeatureGroupNotFound,
+    QueryError,
+    QueryFailed,
+    QueryRefused,
+    QueryTimeout,
+    QueryTooLarge,
+    StoreUnavailable,
+)
+from featurestore.query import sandbox_child
+from featurestore.query.sandbox import Relations, Sandbox, SandboxLimits, TableName, View
+
+REPOSITORY = Path(__file__).parents[2]
+LINUX = sys.platform.startswith("linux")
+
+CANARY = "c4n4ry-7f1d2e"
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+ENDLESS = "SELECT levenshtein(repeat('a', 300000), repeat('b', 300000))"
+"""One call of one function, minutes long: the engine looks for its deadline between calls only."""
+
+NOTHING = Relations((), ())
+
+
+def no_tables(names: Sequence[TableName]) -> Relations:
+    raise AssertionError(f"resolve was asked for {names}")
+
+
+class Planner:
+    """Stands for the store's planner: knows two groups and remembers what it was asked."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.asked: list[list[TableName]] = []
+        schema = pa.schema([("id", pa.string()), ("event_time", pa.timestamp("us", tz="UTC")), ("value", pa.float64())])
+        self.files: dict[str, tuple[str, ...]] = {}
+        for group in ("my-group", "Orders"):
+            paths = []
+            for part in range(2):
+                path = directory / f"{group}-{part}.parquet"
+                rows = [
+                    {"id": f"{group[0].lower()}{row}", "event_time": NOON + timedelta(hours=row), "value": row * 1.5}
+                    for row in range(part * 3, part * 3 + 3)
+                ]
+                pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+                paths.append(str(path))
+            self.files[group] = tuple(paths)
+
+    def views(self, group: str) -> Iterator[View]:
+        columns = {"id": "VARCHAR", "event_time": "TIMESTAMPTZ", "value": "DOUBLE"}
+        mapping = ", ".join(f"'{name}': {{name: '{name}', type: '{kind}', default_value: NULL}}" for name, kind in columns.items())
+        sql = f"SELECT id, event_time, value FROM read_parquet({list(self.files[group])!r}, schema=map{{{mapping}}})"
+        yield View("history", group, sql)
+        yield View("latest", group, f"{sql} WHERE value >= 4.5")
+
+    def __call__(self, names: Sequence[TableName]) -> Relations:
+        """As the store does: just what is named, or an error."""
+        self.asked.append(list(names))
+        views, files = [], []
+        for name in names:
+            group = next((group for group in self.files if group.lower() == name.name.lower()), None)
+            if group is None:
+                raise FeatureGroupNotFound(name.name)
+            views += [view for view in self.views(group) if view.schema == (name.schema or "history").lower()]
+            files += self.files[group]
+        return Relations(tuple(views), tuple(dict.fromkeys(files)))
+
+    def everything(self, names: Sequence[TableName]) -> Relations:
+        """Whatever is asked: the sandbox itself has to refuse what is none of these."""
+        views = tuple(view for group in self.files for view in self.views(group))
+        return Relations(views, tuple(file for files in self.files.values() for file in files))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bucket-of-the-store")
+
+
+@pytest.fixture(scope="module")
+def planner(data: Path) -> Planner:
+    return Planner(data)
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    with Sandbox(SandboxLimits(), tmp_path_factory.mktemp("temp")) as sandbox:
+        yield sandbox
+
+
+def gone(*pids: int) -> bool:
+    """Whether these processes end within ten seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if all(not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def children() -> list[int]:
+    return [child.pid for child in psutil.Process().children()]
+
+
+# answers ----------------------------------------------------------------------------------------------------------------
+
+
+def test_join_of_two_groups_with_an_expression_and_a_window(sandbox: Sandbox, planner: Planner) -> None:
+    table = sandbox.run(
+        """
+        WITH late AS (SELECT * FROM latest."my-group")
+        SELECT g.id, o.id AS other, g.value + o.value AS total, row_number() OVER (ORDER BY g.value DESC) AS place
+        FROM late g JOIN history.orders o ON o.event_time = g.event_time
+        ORDER BY place
+        """,
+        planner,
+    )
+    assert table.to_pylist() == [
+        {"id": "m5", "other": "o5", "total": 15.0, "place": 1},
+        {"id": "m4", "other": "o4", "total": 12.0, "place": 2},
+        {"id": "m3", "other": "o3", "total": 9.0, "place": 3},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("relation", "rows"),
+    [
+        ('"my-group"', 6),
+        ('history."my-group"', 6),
+        ('HISTORY."MY-GROUP"', 6),
+        ('latest."my-group"', 3),
+        ("Orders", 6),
+        ("orders", 6),
+        ("latest.oRDERS", 3),
+        ('history."my-group" UNION ALL SELECT * FROM latest."my-group"', 9),
+    ],
+)
+def test_schemas_and_spellings(sandbox: Sandbox, planner: Planner, relation: str, rows: int) -> None:
+    assert sandbox.run(f"SELECT * FROM {relation}", planner).num_rows == rows
+
+
+def test_columns_can_be_qualified_to_the_full(sandbox: Sandbox, planner: Planner) -> None:
+    statement = 'SELECT history."my-group".id, "my-group".value, struct_pack(x := orders.id).x FROM "my-group" JOIN orders USING (value)'
+    assert sandbox.run(statement, planner).num_rows == 6
+
+
+@pytest.mark.parametrize(
+    ("statement", "names"),
+    [
+        ("SELECT 1", None),
+        ("SELECT * FROM range(3)", None),
+        ("WITH a AS (SELECT 1 AS x), b AS (SELECT * FROM a) SELECT * FROM A, b", None),
+        ("WITH RECURSIVE t AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM t WHERE x < 3) SELECT * FROM t", None),
+        ("SELECT a.id FROM orders a, Orders b, latest.orders c", [(None, "orders"), (None, "Orders"), ("latest", "orders")]),
+        ("WITH orders AS (SELECT * FROM orders) SELECT * FROM orders", [(None, "orders")]),
+        ("WITH orders AS (SELECT 1 AS id) SELECT orders.id FROM orders, history.orders h", [("history", "orders")]),
+        ("SELECT * FROM (WITH orders AS (SELECT 2 AS y) SELECT * FROM orders) x, orders", [(None, "orders")]),
+        ("SELECT (SELECT count(*) FROM orders), id IN (FROM latest.orders SELECT id) FROM \"my-group\"", [(None, "orders"), ("latest", "orders"), (None, "my-group")]),
+        ("SELECT 1 FROM orders o, LATERAL (SELECT o.id FROM \"my-group\") UNION SELECT 2 FROM latest.orders", [(None, "orders"), (None, "my-group"), ("latest", "orders")]),
+        ("SELECT 1 LIMIT (SELECT count(*) FROM orders)", [(None, "orders")]),
+        ("DESCRIBE latest.orders", [("latest", "orders")]),
+        ("SUMMARIZE orders", [(None, "orders")]),
+        ("/* a */ -- b\n EXPLAIN SELECT * FROM orders", [(None, "orders")]),
+        ("FROM orders PIVOT (sum(value) FOR id IN ('o1', 'o2'))", [(None, "orders")]),
+        ("FROM orders", [(None, "orders")]),
+    ],
+)
+def test_names_that_are_resolved(
+    sandbox: Sandbox, planner: Planner, statement: str, names: list[tuple[str | None, str]] | None
+) -> None:
+    asked: list[TableName] = []
+
+    def resolve(tables: Sequence[TableName]) -> Relations:
+        assert not asked, "resolve is called once"
+        asked.extend(tables)
+        return planner(tables)
+
+    sandbox.run(statement, resolve if names else no_tables)
+    assert sorted(asked, key=str) == sorted((TableName(*name) for name in names or ()), key=str)
+
+
+def test_timestamps_are_utc(sandbox: Sandbox, planner: Planner) -> None:
+    statement = 'SELECT event_time, hour(event_time) AS hour, event_time::VARCHAR AS text FROM "my-group" ORDER BY 1 LIMIT 1'
+    table = sandbox.run(statement, planner)
+    assert table.schema.field("event_time").type == pa.timestamp("us", tz="UTC")
+    assert table.to_pylist() == [{"event_time": NOON, "hour": 12, "text": "2026-03-01 12:00:00+00"}]
+
+
+def test_an_empty_result_keeps_its_columns(sandbox: Sandbox, planner: Planner) -> None:
+    table = sandbox.run('SELECT *, [value] AS list FROM "my-group" WHERE false', planner)
+    assert table.num_rows == 0
+    assert table.schema == pa.schema(
+        [
+            ("id", pa.string()),
+            ("event_time", pa.timestamp("us", tz="UTC")),
+            ("value", pa.float64()),
+            pa.field("list", pa.list_(pa.float64())),
+        ]
+    )
+
+
+def test_text_of_any_script(sandbox: Sandbox) -> None:
+    table = sandbox.run("SELECT '北京 Привет 🜚' AS \"größe \"\"x\"\"\", length('🜚')", no_tables)
+    assert table.column_names[0] == 'größe "x"'
+    assert table.to_pylist() == [{'größe "x"': "北京 Привет 🜚", "length('🜚')": 1}]
+
+
+def test_nested_and_dictionary_types(sandbox: Sandbox) -> None:
+    statement = "SELECT {'a': [1, NULL]} AS s, map {'k': 1.5} AS m, 'x'::ENUM ('x', 'y') AS e, 1::HUGEINT AS h FROM range(20000)"
+    table = sandbox.run(statement, no_tables)
+    assert table.num_rows == 20000
+    first = table.slice(19999).to_pylist()[0]
+    assert (first["s"], dict(first["m"]), first["e"], int(first["h"])) == ({"a": [1, None]}, {"k": 1.5}, "x", 1)
+
+
+def test_columns_of_the_same_name(sandbox: Sandbox) -> None:
+    assert [column.to_pylist() for column in sandbox.run("SELECT 1 AS a, 2 AS a", no_tables).columns] == [[1], [2]]
+
+
+def test_a_long_chain_of_operators(sandbox: Sandbox) -> None:
+    assert sandbox.run("SELECT " + "+".join(["1"] * 900) + " AS n", no_tables).to_pylist() == [{"n": 900}]
+
+
+def test_a_list_of_many_values(sandbox: Sandbox) -> None:
+    statement = f"SELECT count(*) AS n FROM range(100000) t(x) WHERE x IN ({','.join(map(str, range(50000)))})"
+    assert sandbox.run(statement, no_tables).to_pylist() == [{"n": 50000}]
+
+
+def test_statements_at_the_same_time(sandbox: Sandbox, planner: Planner) -> None:
+    def ask(number: int) -> list[dict[str, object]]:
+        return sandbox.run(f"SELECT {number} AS n, count(*) AS c FROM orders", planner).to_pylist()
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(ask, range(12)))
+    assert answers == [[{"n": number, "c": 6}] for number in range(12)]
+
+
+def test_explain_and_describe_show_no_path(sandbox: Sandbox, planner: Planner) -> None:
+    for statement in (
+        "EXPLAIN SELECT * FROM orders WHERE id = 'o1' AND event_time > '2026-03-01'",
+        "EXPLAIN SELECT * FROM latest.orders JOIN \"my-group\" USING (id)",
+        "DESCRIBE orders",
+        "SUMMARIZE orders",
+        "DESCRIBE SELECT * FROM latest.orders",
+    ):
+        text = str(sandbox.run(statement, planner).to_pylist())
+        assert "parquet/" not in text
+        assert ".parquet" not in text
+        assert planner.directory.name not in text
+
+
+# refusals ---------------------------------------------------------------------------------------------------------------
+
+HOSTILE = [
+    # other statements
+    "",
+    ";",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; COPY (SELECT 1) TO '{data}/written.csv'",
+    "COPY (SELECT * FROM orders) TO '{data}/written.csv'",
+    "COPY orders TO '{data}/orders-0.parquet' (FORMAT parquet, USE_TMP_FILE false)",
+    "EXPORT DATABASE '{data}/export'",
+    "IMPORT DATABASE '{data}'",
+    "ATTACH '{data}/other.db'",
+    "ATTACH ':memory:' AS other",
+    "DETACH memory",
+    "USE system",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "UPDATE EXTENSIONS",
+    "SET enable_external_access = true",
+    "SET VARIABLE a = 1",
+    "RESET memory_limit",
+    "PRAGMA database_list",
+    "PRAGMA enable_profiling",
+    "CALL pragma_version()",
+    "CREATE TABLE t AS SELECT 1",
+    "CREATE TEMP MACRO m(a) AS a",
+    "CREATE SECRET (TYPE s3)",
+    "CREATE VIEW v AS SELECT * FROM read_csv('{canary}')",
+    "DROP VIEW history.orders",
+    "INSERT INTO orders VALUES (1)",
+    "UPDATE orders SET value = 1",
+    "DELETE FROM orders",
+    "PREPARE p AS SELECT 1",
+    "EXECUTE p",
+    "BEGIN",
+    "CHECKPOINT",
+    "VACUUM",
+    "EXPLAIN ANALYZE SELECT 1",
+    "EXPLAIN (ANALYZE) SELECT 1",
+    "EXPLAIN COPY orders TO '{data}/written.csv'",
+    "EXPLAIN SELECT * FROM read_csv('{canary}')",
+    "PIVOT orders ON id USING sum(value)",
+    # statements inside a SELECT
+    "WITH x AS (COPY orders TO '{data}/written.csv') SELECT 1",
+    "WITH x AS (INSERT INTO orders VALUES (1) RETURNING *) SELECT * FROM x",
+    "WITH x AS (DELETE FROM orders RETURNING *) SELECT * FROM x",
+    "WITH x AS (UPDATE orders SET value = 1 RETURNING *) SELECT * FROM x",
+    # files and networks
+    "SELECT * FROM read_csv('{canary}')",
+    "SELECT * FROM read_csv_auto('/etc/passwd')",
+    "SELECT * FROM read_text('{canary}')",
+    "SELECT * FROM read_blob('{canary}')",
+    "SELECT * FROM read_json('{canary}')",
+    "SELECT * FROM read_parquet('{unlisted}')",
+    "SELECT * FROM parquet_scan(['{unlisted}'])",
+    "SELECT * FROM parquet_metadata('{data}/orders-0.parquet')",
+    "SELECT * FROM parquet_kv_metadata('{data}/Orders-0.parquet')",
+    "SELECT * FROM sniff_csv('{canary}')",
+    "SELECT * FROM glob('{data}/*')",
+    "SELECT * FROM read_duckdb('{data}/other.db')",
+    "SELECT * FROM '{canary}'",
+    "SELECT * FROM '{unlisted}'",
+    'SELECT * FROM "{unlisted}"',
+    "SELECT * FROM '{data}/Orders-0.parquet'",
+    "SELECT * FROM '/etc/passwd'",
+    "SELECT * FROM history.'{unlisted}'",
+    "SELECT * FROM '{data}/*.parquet'",
+    "SELECT * FROM 'https://example.com/x.parquet'",
+    "SELECT * FROM read_parquet('s3://bucket/x.parquet')",
+    "SELECT * FROM read_csv('http://169.254.169.254/latest/meta-data/')",
+    "SELECT (SELECT count(*) FROM read_csv('{canary}'))",
+    "SELECT [x FOR x IN (SELECT list(content) FROM read_text('{canary}'))]",
+    "SELECT * FROM orders WHERE id IN (SELECT content FROM read_text('{canary}'))",
+    "WITH \"{unlisted}\" AS (SELECT 1) SELECT * FROM (SELECT * FROM \"{unlisted}\"), history.\"{unlisted}\"",
+    "SELECT * FROM (WITH c AS (SELECT 1) SELECT * FROM c), read_text('{canary}')",
+    "SELECT * FROM range((SELECT size FROM read_text('{canary}')))",
+    "SELECT * FROM orders ORDER BY (SELECT content FROM read_text('{canary}'))",
+    "SELECT sum(value) FILTER (WHERE (SELECT true FROM read_text('{canary}'))) FROM orders",
+    "SELECT sum(value) OVER (ORDER BY (SELECT 1 FROM read_text('{canary}'))) FROM orders",
+    # text run as SQL, pointers read as tables
+    "SELECT * FROM query('SELECT * FROM read_text(''{canary}'')')",
+    "SELECT * FROM query_table('duckdb_settings')",
+    "SELECT * FROM query_table(['orders'])",
+    "SELECT * FROM json_execute_serialized_sql('x')",
+    "SELECT json_serialize_plan('SELECT * FROM read_csv(''{canary}'')')",
+    "SELECT * FROM arrow_scan(1::POINTER, 2::POINTER, 3::POINTER)",
+    "SELECT * FROM histogram(orders, value)",
+    # settings, environment, catalog
+    "SELECT getenv('HOME')",
+    "SELECT GETENV('HOME')",
+    "SELECT system.main.getenv('HOME')",
+    "SELECT 'HOME'.getenv()",
+    "SELECT current_setting('allowed_paths')",
+    "SELECT getvariable('x')",
+    "SELECT sleep_ms(100000)",
+    "SELECT pg_sleep(100)",
+    "SELECT write_log('x')",
+    "SELECT pg_get_viewdef(1)",
+    "SELECT nextval('s')",
+    "SELECT $1",
+    "SELECT * FROM duckdb_settings()",
+    "SELECT sql FROM duckdb_views()",
+    "SELECT sql FROM duckdb_views",
+    "SELECT sql FROM system.duckdb_views",
+    "SELECT sql FROM main.duckdb_views",
+    "SELECT sql FROM history.duckdb_views",
+    "SELECT sql FROM system.main.duckdb_views",
+    "SELECT * FROM memory.history.orders",
+    "SELECT * FROM duckdb_logs()",
+    "SELECT * FROM duckdb_secrets()",
+    "SELECT * FROM duckdb_variables()",
+    "SELECT * FROM duckdb_external_file_cache()",
+    "SELECT sql FROM sqlite_master",
+    "SELECT sql FROM sqlite_temp_master",
+    "SELECT * FROM information_schema.tables",
+    "SELECT view_definition FROM information_schema.views",
+    "SELECT definition FROM pg_views",
+    "SELECT definition FROM pg_catalog.pg_views",
+    "SELECT * FROM pg_settings",
+    "SELECT * FROM pragma_table_info('orders')",
+    "SELECT * FROM pragma_storage_info('orders')",
+    "SELECT * FROM pragma_show('orders')",
+    "DESCRIBE sqlite_master",
+    "SUMMARIZE duckdb_views",
+    "SHOW TABLES",
+    "SHOW ALL TABLES",
+    "SHOW DATABASES",
+    "SHOW allowed_paths",
+    "FROM (SHOW ALL TABLES)",
+    "SELECT filename FROM orders",
+    "SELECT * FROM orders, (WITH duckdb_views AS (SELECT 1) SELECT * FROM duckdb_views), duckdb_views",
+    "WITH sqlite_master AS (SELECT * FROM sqlite_master) SELECT sql FROM sqlite_master",
+    "WITH RECURSIVE duckdb_views AS (SELECT sql FROM duckdb_views UNION SELECT sql FROM duckdb_views) FROM duckdb_views",
+    "WITH \"DUCKDB_VIEWS\" AS (SELECT 1) SELECT 1 ORDER BY (SELECT sql FROM duckdb_views)",
+    # Python
+    "SELECT * FROM engine",
+    "SELECT * FROM relations",
+    "SELECT * FROM pandas_scan(1)",
+    "SELECT * FROM python_map_function(1)",
+    # not SQL, or too much of it
+    "SELEC 1",
+    "SELECT \ud800",
+    "SELECT '\x00'; COPY orders TO 'x'",
+    f"SELECT {'(' * 5000}1{')' * 5000}",
+    f"SELECT {'[' * 2000}1{']' * 2000}",
+    f"SELECT {'1+' * 20000}1",
+    f"SELECT '{'x' * (1 << 20)}'",
+]
+
+
+@pytest.fixture(scope="module")
+def places(data: Path) -> dict[str, str]:
+    canary = data / "canary.csv"
+    canary.write_text(f"a,b\n{CANARY},1\n")
+    unlisted = data / "unlisted.parquet"
+    pq.write_table(pa.table({"a": [CANARY]}), unlisted)
+    return {"data": str(data), "canary": str(canary), "unlisted": str(unlisted)}
+
+
+def fill(statement: str, places: dict[str, str]) -> str:
+    for name, path in places.items():
+        statement = statement.replace(f"{{{name}}}", path)
+    return statement
+
+
+@pytest.mark.parametrize("statement", HOSTILE, ids=lambda statement: ascii(statement[:70]))
+def test_hostile_statement(sandbox: Sandbox, planner: Planner, places: dict[str, str], statement: str) -> None:
+    before = {path: path.read_bytes() for path in planner.directory.iterdir()}
+    with pytest.raises(QueryError) as caught:
+        sandbox.run(fill(statement, places), planner.everything)
+    assert not isinstance(caught.value, QueryTimeout | QueryTooLarge)
+    assert CANARY not in str(caught.value)
+    assert {path: path.read_bytes() for path in planner.directory.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("SELECT 1; DROP TABLE x", "found SELECT, DROP; allowed is exactly one SELECT, or EXPLAIN of one, over feature groups"),
+        ("COPY orders TO 'x'", "found COPY; allowed is exactly one SELECT"),
+        ("WITH x AS (COPY orders TO 'x') SELECT 1", "found COPY; allowed is exactly one SELECT"),
+        ("", "found nothing; allowed is exactly one SELECT"),
+        ("EXPLAIN ANALYZE SELECT 1", "EXPLAIN takes one SELECT here, without ANALYZE or options"),
+        ("PIVOT orders ON id USING sum(value)", r"found a PIVOT without IN \(...\)"),
+        ("SELECT * FROM read_csv('x')", "table function 'read_csv' is not allowed"),
+        ("SELECT getenv('x')", "function 'getenv' is not allowed"),
+        ("SHOW TABLES", "found SHOW; DESCRIBE or SUMMARIZE a feature group instead"),
+        ("SELECT * FROM '/etc/passwd'", "'/etc/passwd' can't be the name of a feature group"),
+        ("SELECT * FROM pg_views", "'pg_views' is not a feature group that this statement may read"),
+        ("SELECT * FROM a.b.c", "a.b.c: a table is named by its schema and feature group alone"),
+        ("WITH pg_class AS (SELECT 1) FROM pg_class", "'pg_class' is a name of the engine's own"),
+    ],
+)
+def test_a_refusal_says_what_was_found(sandbox: Sandbox, planner: Planner, statement: str, message: str) -> None:
+    with pytest.raises(QueryRefused, match=message):
+        sandbox.run(statement, planner.everything)
+
+
+def test_the_same_view_may_come_twice(sandbox: Sandbox, planner: Planner) -> None:
+    assert sandbox.run("SELECT count(*) AS n FROM orders a, Orders b, history.orders c", planner).to_pylist() == [{"n": 216}]
+
+
+def test_a_view_for_each_spelling_is_refused(sandbox: Sandbox) -> None:
+    views = (View("history", "users", "SELECT 1 AS a"), View("history", "Users", "SELECT 2 AS a"))
+    with pytest.raises(QueryRefused, match="differ in case alone"):
+        sandbox.run("SELECT * FROM users", lambda _: Relations(views, ()))
+
+
+def test_listed_functions_exist_and_none_reaches_out() -> None:
+    with duckdb.connect() as engine:
+        known = engine.execute(
+            "SELECT lower(function_name), function_type, coalesce(lower(macro_definition), '') FROM duckdb_functions()"
+        ).fetchall()
+    scalar = {name: definition for name, kind, definition in known if kind in {"scalar", "aggregate", "window", "macro"}}
+    assert sandbox_child.FUNCTIONS <= scalar.keys()
+    assert not [name for name in sandbox_child.FUNCTIONS if "duckdb_" in scalar[name] or "pragma_" in scalar[name]]
+    assert {name for name, kind, _ in known if kind == "table"} >= sandbox_child.TABLE_FUNCTIONS
+    outward = "getenv getvariable current_setting read_text read_blob query query_table json_serialize_plan nextval sleep_ms"
+    assert not sandbox_child.FUNCTIONS & set(outward.split())
+
+
+# resolve ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_resolve_raises_is_passed_on(sandbox: Sandbox) -> None:
+    raised = FeatureGroupNotFound("absent")
+    seen: list[int] = []
+
+    def resolve(names: Sequence[TableName]) -> Relations:
+        seen.extend(children())
+        raise raised
+
+    with pytest.raises(FeatureGroupNotFound) as caught:
+        sandbox.run("SELECT * FROM absent", resolve)
+    assert caught.value is raised
+    assert any(pid not in children() for pid in seen), "the child that asked has ended"
+
+
+def test_a_slow_resolve_counts(sandbox: Sandbox, planner: Planner) -> None:
+    def resolve(names: Sequence[TableName]) -> Relations:
+        time.sleep(0.3)
+        return planner(names)
+
+    with pytest.raises(QueryTimeout):
+        sandbox.run("SELECT * FROM orders", resolve, timeout_s=0.3)
+
+
+# limits -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_that_the_engine_does_not_keep(sandbox: Sandbox) -> None:
+    sandbox.fences()
+    started = time.monotonic()
+    with pytest.raises(QueryTimeout, match=r"after 0\.7 s"):
+        sandbox.run(ENDLESS, no_tables, timeout_s=0.7)
+    assert time.monotonic() - started < 2
+
+
+def test_a_deadline_that_the_engine_keeps(sandbox: Sandbox) -> None:
+    with pytest.raises(QueryTimeout):
+        sandbox.run("SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range + b.range = 1", no_tables, timeout_s=0.7)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    limits = SandboxLimits(rows_max=1000, bytes_max=1 << 20, memory_bytes=128 << 20, temp_bytes=32 << 20)
+    with Sandbox(limits, tmp_path_factory.mktemp("temp")) as sandbox:
+        yield sandbox
+
+
+@pytest.mark.skipif(not LINUX, reason="RLIMIT_AS holds on Linux alone")
+def test_memory_the_engine_does_not_count(narrow: Sandbox) -> None:
+    with pytest.raises(QueryFailed):
+        narrow.run("SELECT length(repeat('a', 2000000000))", no_tables)
+
+
+def test_memory_the_engine_counts(narrow: Sandbox) -> None:
+    with pytest.raises(QueryFailed, match="Out of Memory"):
+        narrow.run("SELECT max(len(l)) FROM (SELECT list(range) AS l FROM range(100000000))", no_tables)
+
+
+def test_temporary_files_are_bounded(narrow: Sandbox) -> None:
+    with pytest.raises(QueryFailed, match="max_temp_directory_size"):
+        narrow.run("SELECT r FROM (SELECT md5(range::VARCHAR) AS r FROM range(20000000)) ORDER BY r OFFSET 19999999", no_tables)
+
+
+def test_more_rows_than_allowed(narrow: Sandbox) -> None:
+    assert narrow.run("SELECT * FROM range(1000)", no_tables).num_rows == 1000
+    with pytest.raises(QueryTooLarge, match="1000 rows"):
+        narrow.run("SELECT * FROM range(1001)", no_tables)
+
+
+def test_more_bytes_than_allowed(narrow: Sandbox) -> None:
+    assert narrow.run("SELECT repeat('x', 1000) FROM range(900)", no_tables).nbytes > 900_000
+    with pytest.raises(QueryTooLarge, match="1048576 bytes"):
+        narrow.run("SELECT repeat('x', 1000) FROM range(1000) WHERE range < 1100 UNION ALL SELECT repeat('y', 1 << 20)", no_tables)
+
+
+# failures ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_message_is_the_engines(sandbox: Sandbox, planner: Planner) -> None:
+    with pytest.raises(QueryFailed, match='"vlaue" not found'):
+        sandbox.run("SELECT vlaue FROM orders", planner)
+
+
+def test_a_failure_in_the_middle_of_a_result(sandbox: Sandbox) -> None:
+    with pytest.raises(QueryFailed, match="Could not convert string 'x'"):
+        sandbox.run("SELECT CASE WHEN range < 500000 THEN '1' ELSE 'x' END::INT FROM range(500001)", no_tables)
+
+
+def test_a_broken_file_is_not_named(sandbox: Sandbox, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1 this is no Parquet PAR1")
+    view = View("history", "g", f"SELECT * FROM read_parquet(['{broken}'])")
+    with pytest.raises(QueryFailed) as caught:
+        sandbox.run("SELECT * FROM g", lambda _: Relations((view,), (str(broken),)))
+    assert str(tmp_path) not in str(caught.value)
+    assert "broken.parquet" not in str(caught.value)
+
+
+def test_a_file_that_went_away_can_be_retried(sandbox: Sandbox, tmp_path: Path) -> None:
+    view = View("history", "g", f"SELECT * FROM read_parquet(['{tmp_path}/gone.parquet'])")
+    with pytest.raises(StoreUnavailable) as caught:
+        sandbox.run("SELECT * FROM g", lambda _: Relations((view,), (f"{tmp_path}/gone.parquet",)))
+    assert caught.value.retryable
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_file_that_is_not_listed_stays_closed(sandbox: Sandbox, places: dict[str, str]) -> None:
+    """Even for a view: the planner's list is what counts."""
+    view = View("history", "g", f"SELECT * FROM read_parquet(['{places['unlisted']}'])")
+    with pytest.raises(QueryFailed) as caught:
+        sandbox.run("SELECT * FROM g", lambda _: Relations((view,), ()))
+    assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGXCPU])
+def test_a_child_that_is_killed(sandbox: Sandbox, planner: Planner, number: signal.Signals) -> None:
+    def resolve(names: Sequence[TableName]) -> Relations:
+        for pid in children():
+            os.kill(pid, number)
+        return planner(names)
+
+    with pytest.raises(QueryFailed, match="memory|CPU time"):
+        sandbox.run("SELECT * FROM orders", resolve)
+    # The spare was killed too: the next statement finds another one.
+    assert sandbox.run("SELECT 1 AS a", no_tables).to_pylist() == [{"a": 1}]
+
+
+def test_an_interpreter_that_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' 'x' >&2\necho the reason >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with (
+        Sandbox(SandboxLimits(), tmp_path / "temp") as sandbox,
+        caplog.at_level(logging.WARNING),
+        pytest.raises(StoreUnavailable, match="status 3"),
+    ):
+        sandbox.run("SELECT 1", no_tables)
+    assert "xxxx" in caplog.text
+
+
+def test_no_interpreter_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
+    with Sandbox(SandboxLimits(), tmp_path / "temp") as sandbox, pytest.raises(StoreUnavailable, match="could be started"):
+        sandbox.run("SELECT 1", no_tables)
+
+
+# processes and files ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_starts_before_the_first_statement(tmp_path: Path) -> None:
+    before = children()
+    with Sandbox(SandboxLimits(), tmp_path / "temp"):
+        assert children() == before
+        assert not (tmp_path / "temp").exists()
+
+
+def test_close_ends_everything(tmp_path: Path, planner: Planner) -> None:
+    before = set(children())
+    sandbox = Sandbox(SandboxLimits(), tmp_path / "temp")
+    sandbox.run("SELECT 1", no_tables)
+    running, caught = threading.Event(), []
+
+    def resolve(names: Sequence[TableName]) -> Relations:
+        running.set()
+        return planner(names)
+
+    def ask() -> None:
+        try:
+            sandbox.run(f"{ENDLESS} FROM orders", resolve)
+        except StoreUnavailable as error:
+            caught.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert running.wait(10)
+    started = set(children()) - before
+    assert started
+    sandbox.close()
+    asking.join(10)
+    assert gone(*started)
+    assert [str(error) for error in caught] == ["query: the sandbox is closed"]
+    assert list((tmp_path / "temp").iterdir()) == []
+    with pytest.raises(StoreUnavailable, match="closed"):
+        sandbox.run("SELECT 1", no_tables)
+    sandbox.close()
+
+
+def test_temporary_files_are_removed(tmp_path: Path, planner: Planner) -> None:
+    def resolve(names: Sequence[TableName]) -> Relations:
+        seen.extend(path for path in tmp_path.glob("temp/sandbox-*/*"))
+        return planner(names)
+
+    seen: list[Path] = []
+    with Sandbox(SandboxLimits(), tmp_path / "temp") as sandbox:
+        sandbox.run("SELECT * FROM orders", resolve)
+        assert seen
+        assert len([path for path in seen if path.exists()]) < len(seen)
+    assert not any(path.exists() for path in seen)
+
+
+def test_leftovers_of_a_crash_are_removed(tmp_path: Path) -> None:
+    leftover = tmp_path / "sandbox-crashed" / "child"
+    leftover.mkdir(parents=True)
+    (leftover / "spilled").write_text(CANARY)
+    with Sandbox(SandboxLimits(), tmp_path) as first, Sandbox(SandboxLimits(), tmp_path) as second:
+        first.run("SELECT 1", no_tables)
+        assert not leftover.exists()
+        in_use = list(tmp_path.iterdir())
+        second.run("SELECT 1", no_tables)
+        assert all(path.exists() for path in in_use)
+
+
+def test_the_child_knows_none_of_our_secrets(tmp_path: Path, planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CANARY)
+    monkeypatch.setenv("FEATURESTORE_REDIS_URL", CANARY)
+    before, environments = set(children()), []
+
+    def resolve(names: Sequence[TableName]) -> Relations:
+        environments.extend(psutil.Process(pid).environ() for pid in set(children()) - before)
+        return planner(names)
+
+    with Sandbox(SandboxLimits(), tmp_path / "temp") as sandbox:
+        sandbox.run("SELECT * FROM orders", resolve)
+    assert environments
+    assert CANARY not in str(environments)
+    assert not [name for environment in environments for name in environment if name.startswith(("AWS_", "FEATURESTORE_"))]
+
+
+PARENT = """
+import sys
+import psutil
+from pathlib import Path
+from featurestore.query.sandbox import Relations, Sandbox, SandboxLimits, View
+
+def resolve(names):
+    print(*(child.pid for child in psutil.Process().children()), flush=True)
+    return Relations((View("history", "g", "SELECT 1 AS a"),), ())
+
+sandbox = Sandbox(SandboxLimits(timeout_s=120), Path(sys.argv[1]))
+sandbox.run("SELECT 1", resolve)
+sandbox.run(sys.argv[2] + " FROM g", resolve)
+"""
+
+
+def test_children_die_with_their_parent(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path), ENDLESS],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    ) as parent:
+        assert parent.stdout is not None
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert pids
+        parent.kill()
+    assert gone(*pids)
+
+
+# fences of the operating system -----------------------------------------------------------------------------------------
+
+
+def test_fences_are_named(sandbox: Sandbox) -> None:
+    fences = sandbox.fences()
+    assert {"child process, killed at the deadline", "statement gate", "engine locks"} <= set(fences)
+    assert any(fence.startswith("resource limits:") for fence in fences)
+    assert ("address space" in str(fences)) == LINUX
+
+
+PRISONER = """
+import ctypes, json, os, resource, signal, socket, subprocess, sys, threading
+from featurestore.query import os_limits, sandbox_child
+
+private, listed, unlisted = sys.argv[1:]
+fences = sandbox_child.put_up_fences(private)
+os_limits.forbid_reads([listed], private)
+sandbox_child.limit_process(sandbox_child.Limits(timeout_s=5, memory_bytes=1 << 28, temp_bytes=1 << 20, threads=1))
+os_limits.limit_open_files(32)
+
+def tried(action):
+    outcome = []
+    def run():
+        try:
+            action()
+            outcome.append("done")
+        except BaseException as error:
+            outcome.append(type(error).__name__)
+    # What holds the main thread has to hold those it starts.
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return outcome[0]
+
+def fill(path):
+    with open(path, "wb") as file:
+        file.write(bytes(1 << 21))
+
+print(json.dumps({
+    "fences": fences,
+    "read listed": tried(lambda: open(listed).read()),
+    "read unlisted": tried(lambda: open(unlisted).read()),
+    "read passwd": tried(lambda: open("/etc/passwd").read()),
+    "list": tried(lambda: os.listdir("/")),
+    "write listed": tried(lambda: open(listed, "a")),
+    "delete listed": tried(lambda: os.unlink(listed)),
+    "write elsewhere": tried(lambda: open(unlisted + ".new", "w")),
+    "write private": tried(lambda: open(private + "/new", "w").write("x")),
+    "read private": tried(lambda: open(private + "/new").read()),
+    "fill private": tried(lambda: fill(private + "/big")),
+    "tcp": tried(lambda: socket.create_connection(("127.0.0.1", 9), 1)),
+    "udp": tried(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)),
+    "unix": tried(lambda: socket.socket(socket.AF_UNIX)),
+    "exec": tried(lambda: subprocess.run([sys.executable, "-c", ""], check=True)),
+    "signal": tried(lambda: os.kill(os.getppid(), signal.SIGCONT)),
+    "memory": tried(lambda: bytearray(4 << 30)),
+    "descriptors": tried(lambda: [os.dup(1) for _ in range(64)]),
+    "core": resource.getrlimit(resource.RLIMIT_CORE)[1],
+    "cpu": resource.getrlimit(resource.RLIMIT_CPU)[0],
+    "interfaces": os.path.exists("/proc/self/status") and None,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def prisoner(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What a process behind the fences could still do, by action: `done` or the name of the error."""
+    directory = tmp_path_factory.mktemp("prison")
+    private, listed, unlisted = directory / "private", directory / "listed", directory / "unlisted"
+    private.mkdir()
+    listed.write_text("x")
+    unlisted.write_text("x")
+    answer = subprocess.run(
+        [sys.executable, "-c", PRISONER, str(private), str(listed), str(unlisted)],
+        check=True,
+        capture_output=True,
+        env={"PYTHONPATH": str(REPOSITORY), "JE_ARROW_MALLOC_CONF": "background_thread:false", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert listed.read_text() == "x"
+    outcomes: dict[str, object] = json.loads(answer.stdout)
+    return outcomes
+
+
+def test_landlock_holds(prisoner: dict[str, object]) -> None:
+    if "Landlock" not in str(prisoner["fences"]):
+        pytest.skip("this kernel has no Landlock")
+    allowed = ["read listed", "write private", "read private"]
+    refused = ["read unlisted", "read passwd", "list", "write listed", "delete listed", "write elsewhere"]
+    assert [prisoner[action] for action in allowed] == ["done"] * len(allowed)
+    assert [prisoner[action] for action in refused] == ["PermissionError"] * len(refused)
+
+
+def test_seccomp_holds(prisoner: dict[str, object]) -> None:
+    if "seccomp" not in str(prisoner["fences"]):
+        pytest.skip("this kernel or processor has no seccomp filter of ours")
+    actions = ["tcp", "udp", "unix", "exec", "signal"]
+    assert [prisoner[action] for action in actions] == ["PermissionError"] * len(actions)
+
+
+def test_resource_limits_hold(prisoner: dict[str, object]) -> None:
+    assert (prisoner["fill private"], prisoner["descriptors"]) == ("OSError", "OSError")
+    assert (prisoner["core"], prisoner["cpu"]) == (0, 15)
+    if LINUX:
+        assert prisoner["memory"] == "MemoryError"

@@ -1,0 +1,139 @@
+"""The online store as a state machine: every sequence of calls leaves what a dictionary would hold."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from featurestore.changelog.sqlite import SqliteChangeLog
+from featurestore.model.change import OFFLINE, ONLINE, Change, LoggedChange, Op, Outcome, Stamp, shard_of
+from featurestore.online.sqlite import SqliteOnlineStore
+
+SHARDS = 2
+KEYS = st.sampled_from(["a", "b", "c"])
+TIMES_US = st.integers(0, 9)
+TARGETS = st.sampled_from([ONLINE | OFFLINE, ONLINE | OFFLINE, ONLINE, OFFLINE])
+
+
+@dataclass
+class Held:
+    """What the model knows of one record."""
+
+    event_time_us: int
+    api_time_us: int
+    live: bool
+    values: bytes
+    expires_at_us: int | None
+
+
+class OnlineStoreMachine(RuleBasedStateMachine):
+    @initialize()
+    def open(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.now_us = 1_000
+        self.loop = asyncio.new_event_loop()
+        self.held: dict[str, Held] = {}
+        self.graves: dict[str, int] = {}
+        self.logged: dict[int, list[bytes]] = {shard: [] for shard in range(SHARDS)}
+        self.pending: list[LoggedChange] = []
+        self.count = 0
+        self.reopen()
+
+    @rule()
+    def reopen(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+            self.log.close()
+        path = self.folder / "online.db"
+        self.store = SqliteOnlineStore(path, SHARDS, outbox_changes_max=10_000, clock_us=lambda: self.now_us)
+        self.log = SqliteChangeLog(path, SHARDS)
+
+    @rule(step_us=st.integers(-3, 10))
+    def move_clock(self, step_us: int) -> None:
+        self.now_us += step_us
+
+    @rule(
+        key=KEYS,
+        event_time_us=TIMES_US,
+        op=st.sampled_from([Op.PUT, Op.PUT, Op.SOFT_DELETE, Op.HARD_DELETE]),
+        stores=TARGETS,
+        ttl_us=st.one_of(st.none(), st.integers(990, 1010)),
+    )
+    def apply(self, key: str, event_time_us: int, op: Op, stores: int, ttl_us: int | None) -> None:
+        self.count += 1
+        values = b"%d" % self.count
+        expires_at_us = event_time_us + ttl_us if ttl_us is not None and op is Op.PUT else None
+        change = Change(1, 1, key, event_time_us, op, stores, expires_at_us, values)
+        (applied,) = self.loop.run_until_complete(self.store.apply([change]))
+        held = self.held.get(key)
+        if not stores & ONLINE:
+            expected = Outcome.HISTORIC
+        elif held is None:
+            expected = Outcome.NEWEST
+        elif op is Op.HARD_DELETE:
+            expected = Outcome.NEWEST if event_time_us > held.event_time_us else Outcome.REFUSED
+        else:
+            expected = Outcome.NEWEST if event_time_us >= held.event_time_us else Outcome.HISTORIC
+        assert applied.outcome is expected
+        if expected is Outcome.REFUSED:
+            return
+        assert applied.stamp is not None
+        self.logged[applied.stamp.shard].append(values)
+        if expected is Outcome.NEWEST and op is Op.HARD_DELETE:
+            self.held.pop(key, None)
+            self.graves[key] = applied.stamp.api_time_us
+        elif expected is Outcome.NEWEST:
+            self.held[key] = Held(event_time_us, applied.stamp.api_time_us, op is Op.PUT, values, expires_at_us)
+
+    @rule(key=KEYS, event_time_us=TIMES_US)
+    def reserve(self, key: str, event_time_us: int) -> None:
+        self.count += 1
+        shard = shard_of(key, SHARDS)
+        first_us = self.loop.run_until_complete(self.store.reserve({shard: 1}))[shard]
+        change = Change(1, 1, key, event_time_us, Op.PUT, ONLINE | OFFLINE, None, b"%d" % self.count)
+        self.pending.append(LoggedChange(change, Stamp(shard, 0, first_us)))
+
+    @rule(data=st.data())
+    def load(self, data: st.DataObject) -> None:
+        if not self.pending:
+            return
+        rows = data.draw(st.lists(st.sampled_from(self.pending), max_size=4))
+        self.loop.run_until_complete(self.store.load(rows))
+        for row in rows:
+            change, api_us = row.change, row.stamp.api_time_us
+            held = self.held.get(change.record_id)
+            newer = held is None or (change.event_time_us, api_us) > (held.event_time_us, held.api_time_us)
+            if newer and api_us > self.graves.get(change.record_id, 0):
+                self.held[change.record_id] = Held(change.event_time_us, api_us, True, change.values, None)
+
+    @invariant()
+    def agrees(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        keys = ["a", "b", "c"]
+        found = self.loop.run_until_complete(self.store.get([(1, key) for key in keys]))
+        for key, record in zip(keys, found, strict=True):
+            held = self.held.get(key)
+            expired = held is not None and held.expires_at_us is not None and held.expires_at_us <= self.now_us
+            expected = held.values if held is not None and held.live and not expired else None
+            assert (None if record is None else record.values) == expected
+        for shard, values in self.logged.items():
+            assert [item.change.values for item in self.log.read(shard, 1, 10_000)] == values
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+            self.log.close()
+            self.loop.close()
+            shutil.rmtree(self.folder)
+
+
+OnlineStoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestOnlineStore = OnlineStoreMachine.TestCase
