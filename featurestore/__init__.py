@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from featurestore.client import Client
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 
-__all__ = ["FeatureStore", "Settings", "open"]
+__all__ = ["Client", "FeatureStore", "Settings", "connect", "open"]
 
 
 def open(home: str | Path | None = None) -> FeatureStore:  # noqa: A001 - the verb users expect
@@ -17,3 +18,8 @@ def open(home: str | Path | None = None) -> FeatureStore:  # noqa: A001 - the ve
         SettingsInvalid, StoreUnavailable
     """
     return FeatureStore(Settings.load(home=home))
+
+
+def connect(url: str) -> Client:
+    """A client of the service at `url`. Nothing is sent before the first call."""
+    return Client(url)

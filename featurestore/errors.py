@@ -15,6 +15,7 @@
             QueryFailed           the engine rejected or aborted it
             QueryTimeout          the deadline passed
             QueryTooLarge         the result passed its row or byte cap
+        ServiceRefused            a service that was called over HTTP answered with an error; carries that error's code
 
 An error carries `code` (stable, the name used on the wire), `retryable` (whether the same call can succeed later) and the
 fields its message is built from. HTTP statuses are the business of `api`.
@@ -196,3 +197,15 @@ class QueryTooLarge(QueryError):
     def __init__(self, what: str, limit: int) -> None:
         self.limit = limit
         super().__init__(f"the result has more than {limit} {what}; narrow the query or add a LIMIT")
+
+
+class ServiceRefused(FeatureStoreError):
+    """A service that was called over HTTP answered with an error.
+
+    Attributes:
+        code: the service's error code, such as `ValidationError` or `ResourceNotFound`.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code  # type: ignore[misc]  # of the answer, where the other classes have one each
+        super().__init__(f"{code}: {message}")

@@ -40,9 +40,7 @@ class Service:
     def start(self) -> Service:
         """Start it and return when it accepts connections."""
         with self.log.open("a") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environ
-            )
+            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environ)
         deadline_s = time.monotonic() + START_S_MAX
         assert self._process.stdout is not None
         while True:

@@ -242,8 +242,7 @@ def event_time_cells(values: pa.Array, feature_type: FeatureType) -> tuple[Cells
     else:
         expected = event_time.expected(feature_type)
         convert, _ = _SCALARS[feature_type, kind]
-        typed, texts = convert(kept_where(times.is_valid(), values))
-        times = kept_where(typed.is_valid(), times)
+        typed, texts = convert(kept_where(times.is_valid(), values))  # what names a moment is a value of its type
     return Cells(typed, texts, _text_bytes(texts), _refusals(values, typed, expected)), times
 
 

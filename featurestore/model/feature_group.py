@@ -311,8 +311,9 @@ def _feature_faults(group: FeatureGroup) -> Iterator[Fault]:
     in_memory = group.online is not None and group.online.storage_type is StorageType.IN_MEMORY
     for index, feature in enumerate(group.features):
         yield from feature.faults(f"{path}[{index}]")
-        twin = seen.setdefault(feature.name.lower(), feature.name)
-        if twin is not feature.name:
+        twin = seen.get(feature.name.lower())
+        seen[feature.name.lower()] = feature.name
+        if twin is not None:
             yield Fault(f"{path}[{index}].FeatureName", f"a name that differs from {twin!r} by more than case", feature.name)
         vectors += feature.collection is CollectionType.VECTOR
         if feature.collection is not None and not in_memory:

@@ -27,11 +27,13 @@ DESCRIPTION_CHARS_MAX: Final = 128
 FEATURE_DESCRIPTION_CHARS_MAX: Final = 255
 FEATURE_PARAMETERS_MAX: Final = 25
 FEATURE_PARAMETER_CHARS_MAX: Final = 255
-FEATURE_PARAMETER: Final = re.compile(r"[\w\s_.:/=+\-]*")
+_SEPARATORS: Final = " \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""`\\p{Z}` of the service model's patterns: spaces, but no tabs and line feeds."""
+FEATURE_PARAMETER: Final = re.compile(rf"[\w{_SEPARATORS}.:/=+\-]*")
 TAGS_MAX: Final = 50
 TAG_KEY_CHARS_MAX: Final = 128
 TAG_VALUE_CHARS_MAX: Final = 256
-TAG: Final = re.compile(r"[\w\s_.:/=+\-@]*")
+TAG: Final = re.compile(rf"[\w{_SEPARATORS}.:/=+\-@]*")
 ROLE_ARN_CHARS_MIN: Final = 20
 ROLE_ARN_CHARS_MAX: Final = 2048
 ROLE_ARN: Final = re.compile(r"arn:aws[a-z\-]*:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+")

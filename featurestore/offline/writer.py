@@ -74,10 +74,6 @@ class Drained:
     files: int = 0
 
 
-def _no_fault(step: str) -> None:
-    """Called before each step with its name; tests pass one that fails."""
-
-
 class OfflineWriter:
     """Moves changes from a change source into the offline tables. Any number may run at once, anywhere.
 
@@ -96,7 +92,6 @@ class OfflineWriter:
         *,
         changes_max: int,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
-        fault: Callable[[str], None] = _no_fault,
     ) -> None:
         self._source = source
         self._objects = objects
@@ -104,7 +99,6 @@ class OfflineWriter:
         self._manifest_of = manifest_of
         self._changes_max = changes_max
         self._clock_us = clock_us
-        self._fault = fault
         self._settled: dict[int, int] = {}
 
     def drain(self) -> Drained:
@@ -148,10 +142,8 @@ class OfflineWriter:
         last = self._last_done(shard)
         if last is None or self._settled.get(shard) == last.offset_next:
             return last
-        self._fault("commit")
         for group_id, files in last.files.items():
             self._manifest_of(self._group_by_id(int(group_id))).commit(_plan(last, files))
-        self._fault("trim")
         self._source.trim(shard, last.offset_next)
         self._forget_chain(shard)
         self._settled[shard] = last.offset_next
@@ -181,7 +173,6 @@ class OfflineWriter:
             intent.write_time_us + intent.offset_next - intent.offset_first - 1,
             files,
         )
-        self._fault("done")
         self._objects.put_if_absent(layout.done_key(shard, offset_first), msgspec.json.encode(done))
         self._settle(shard)
         return done
@@ -202,7 +193,6 @@ class OfflineWriter:
                 max(self._clock_us(), write_time_us_last + 1),
                 {str(group_id): self._group_by_id(group_id).schema_version for group_id in sorted(groups)},
             )
-            self._fault("intent")
             if self._objects.put_if_absent(key, msgspec.json.encode(ours)):
                 return ours
             existing = self._objects.get(key)
@@ -243,7 +233,6 @@ class OfflineWriter:
             key = layout.data_key(root, int(event_times_us[rows].max()), name)
             piece = schema.sorted_rows(group, table.take(rows))
             data = schema.parquet_bytes(piece)
-            self._fault("file")
             self._objects.put_if_absent(key, data)
             entries.append(schema.entry_of(piece, key.removeprefix(f"{root}/"), len(data), version, Origin.STREAM))
         return entries

@@ -326,27 +326,24 @@ def _lower(limit: int, soft: int, hard: int | None = None) -> None:
     resource.setrlimit(limit, (soft, wanted))
 
 
-def limit_resources(*, memory_bytes: int, cpu_s: int, file_bytes: int) -> None:
+def limit_resources(*, memory_bytes: int, cpu_s: int, file_bytes: int, files_open: int) -> None:
     """Bound what this process may still take.
 
     Args:
         memory_bytes: address space on top of what is mapped now. Linux only: macOS accepts RLIMIT_AS and ignores it.
         cpu_s: CPU seconds of all threads since the process started; SIGXCPU then, SIGKILL a second later.
         file_bytes: the longest file it may write (EFBIG beyond it: Python ignores SIGXFSZ).
+        files_open: descriptors open at once.
     """
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)
     _lower(resource.RLIMIT_FSIZE, file_bytes)
+    _lower(resource.RLIMIT_NOFILE, files_open)
     if LINUX:
         _lower(resource.RLIMIT_AS, address_space_bytes() + memory_bytes)
 
 
-def limit_open_files(files: int) -> None:
-    """Bound the descriptors open at once."""
-    _lower(resource.RLIMIT_NOFILE, files)
-
-
 def resource_limits() -> str:
-    """The name under which `limit_resources` and `limit_open_files` go in the operator's log."""
+    """The name under which `limit_resources` goes in the operator's log."""
     held = ["CPU time", "file size", "open files", "no core dump"]
     return f"resource limits: {', '.join(['address space', *held] if LINUX else held)}"

