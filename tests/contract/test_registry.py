@@ -31,10 +31,11 @@ from featurestore.model.feature_group import (
     TtlUnit,
     definitions,
 )
-from featurestore.registry.protocol import GroupQuery, GroupSort, Registry, StoreIdentity
+from featurestore.registry.protocol import GroupQuery, GroupSort, Registry, StoreIdentity, WantedIdentity
 from featurestore.registry.sql import SqlRegistry
 
 IDENTITY = StoreIdentity("111122223333", "eu-west-1", 4)
+WANTED = WantedIdentity("111122223333", "eu-west-1")
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL")
 
 
@@ -66,7 +67,7 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     opened: list[SqlRegistry] = []
 
     def open_one() -> SqlRegistry:
-        opened.append(SqlRegistry(url, IDENTITY, clock_us=clock))
+        opened.append(SqlRegistry(url, WANTED, clock_us=clock))
         return opened[-1]
 
     yield open_one
@@ -243,10 +244,10 @@ def test_identity_is_fixed_at_creation(opener: Opener, tmp_path: Path) -> None:
     assert opener().identity() == IDENTITY
     if POSTGRES_URL is None or "sqlite" in str(tmp_path):
         with pytest.raises(SettingsInvalid, match="FEATURESTORE_SHARDS"):
-            SqlRegistry(f"sqlite:///{tmp_path}/registry.db", replace(IDENTITY, shards=8))
+            SqlRegistry(f"sqlite:///{tmp_path}/registry.db", WantedIdentity(shards=8))
 
 
 def test_an_unreachable_database_is_found_at_once(tmp_path: Path) -> None:
     (tmp_path / "registry.db").write_bytes(b"this is no database, but long enough to look like a file of one" * 10)
     with pytest.raises(StoreUnavailable, match="open registry"):
-        SqlRegistry(f"sqlite:///{tmp_path}/registry.db", IDENTITY)
+        SqlRegistry(f"sqlite:///{tmp_path}/registry.db", WANTED)

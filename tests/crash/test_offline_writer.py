@@ -25,7 +25,7 @@ from featurestore.offline.local import LocalObjectStore
 from featurestore.offline.table import OfflineStore
 from featurestore.offline.writer import OfflineWriter
 from featurestore.online.sqlite import SqliteOnlineStore
-from featurestore.registry.protocol import StoreIdentity
+from featurestore.registry.protocol import WantedIdentity
 from featurestore.registry.sql import SqlRegistry
 from tests.crash.schedule import Actor, GatedChanges, GatedObjects, run_schedule
 
@@ -41,7 +41,7 @@ class World:
     def __init__(self, folder: Path, seed: int) -> None:
         self.schedule = random.Random(seed)
         self.loop = asyncio.new_event_loop()
-        self.registry = SqlRegistry(f"sqlite:///{folder}/registry.db", StoreIdentity("000000000000", "us-east-1", SHARDS))
+        self.registry = SqlRegistry(f"sqlite:///{folder}/registry.db", WantedIdentity(shards=SHARDS))
         self.groups = [self.registry.create(self._group(name)) for name in ("first", "second")]
         self.online = SqliteOnlineStore(folder / "online.db", SHARDS, outbox_changes_max=1_000_000)
         self.changes = SqliteChangeLog(folder / "online.db", SHARDS)

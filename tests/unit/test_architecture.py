@@ -21,12 +21,12 @@ FLOORS = {
     "featurestore.batch_ingest": 4,
     "featurestore.records": 4,
     "featurestore.store": 5,
-    "featurestore": 6,
     "featurestore.client": 6,
-    "api": 7,
-    "ingest": 7,
-    "featurestore.demo": 8,
-    "featurestore.cli": 9,
+    "featurestore": 7,
+    "api": 8,
+    "ingest": 8,
+    "featurestore.demo": 9,
+    "featurestore.cli": 10,
 }
 """A module may import what lies on a lower floor, and its own package."""
 
