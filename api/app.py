@@ -7,19 +7,19 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from api import native, openapi
 from api.control_plane import ControlPlane
 from api.runtime import Runtime
 from api.wire import (
-    JSON_11,
     Answer,
     Receive,
     Scope,
@@ -63,6 +63,7 @@ def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gc.freeze()  # what exists by now lives as long as the process: the collector need not look at it again
         yield
+        gc.unfreeze()  # else the interpreter could not clear it up at its end, and DuckDB would report leaks
 
     app = FastAPI(
         title="Feature store",
@@ -71,10 +72,12 @@ def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
         redoc_url=None,
     )
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", tags=["operations"], summary="The process is alive")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", tags=["operations"], summary="The stores answer")
     async def readiness() -> Response:
         reason = ready()
@@ -89,44 +92,50 @@ def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
     @app.post("/", include_in_schema=False)
     async def control_plane(request: Request) -> Response:
         target = request.headers.get("x-amz-target", "")
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > CONTROL_BODY_BYTES_MAX:
-                fault = ValidationFailed.one("body", f"at most {CONTROL_BODY_BYTES_MAX} bytes")
-                return _response(json_11_error(fault))
+        identifier = request_id()
         try:
-            return _response(await run_in_threadpool(control.call, target, body))
+            body = await native.sized_body(request, CONTROL_BODY_BYTES_MAX)
+            answer = await run_in_threadpool(control.call, target, body)
+        except ValidationFailed as error:
+            answer = json_11_error(error)
+        except ClientDisconnect:
+            raise
         except Exception:  # the client must get the contract's 500 for whatever we did not foresee; the log has the rest
-            _log.exception("%s failed", target)
-            return _response(json_11_error(FeatureStoreError()))
+            _log.exception("request %s (%s) failed", identifier.decode(), target)
+            answer = json_11_error(FeatureStoreError())
+        return _response(answer, identifier)
 
     @app.exception_handler(FeatureStoreError)
     async def refused(request: Request, error: FeatureStoreError) -> Response:
         if error.code == "InternalFailure":
-            _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _response(rest_error(error))
+            return await unforeseen(request, error)
+        return _response(rest_error(error), request_id())
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
-        return _response(rest_error(ValidationFailed(native.pydantic_faults(error))))
+        return _response(rest_error(ValidationFailed(native.pydantic_faults(error))), request_id())
 
     @app.exception_handler(HTTPException)
     async def not_found(request: Request, error: HTTPException) -> Response:
-        return _response(rest_error(UnknownOperation(f"no operation has method {request.method} and path {request.url.path}")))
+        unknown = UnknownOperation(f"no operation has method {request.method} and path {request.url.path}")
+        return _response(rest_error(unknown), request_id())
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # nobody is there to read it
 
     @app.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
-        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _response(rest_error(FeatureStoreError()))
+        identifier = request_id()
+        _log.error("request %s (%s %s) failed", identifier.decode(), request.method, request.url.path, exc_info=error)
+        return _response(rest_error(FeatureStoreError()), identifier)
 
     app.include_router(native.routes(store, body_bytes_max=store.settings.body_bytes_max))
     openapi.add_record_routes(app)
     return app
 
 
-def _response(answer: Answer) -> Response:
-    headers: dict[str, Any] = {name.decode(): value.decode() for name, value in answer.headers}
-    headers["x-amzn-requestid"] = request_id().decode()
-    kind = JSON_11.decode() if answer.content_type == JSON_11 else answer.content_type.decode()
-    return Response(answer.body, answer.status, headers, media_type=kind)
+def _response(answer: Answer, identifier: bytes) -> Response:
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    headers["x-amzn-requestid"] = identifier.decode()
+    return Response(answer.body, answer.status, headers, media_type=answer.content_type.decode())

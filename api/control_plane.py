@@ -7,7 +7,8 @@ here blocks on the registry and runs in a worker thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -18,6 +19,7 @@ from api.wire import JSON_11, Answer, UnknownOperation, decode, json_11_error
 from featurestore.errors import Fault, FeatureGroupNotFound, FeatureStoreError, LimitExceeded, ValidationFailed
 from featurestore.model import limits
 from featurestore.model.feature_group import (
+    FeatureDefinition,
     FeatureGroup,
     StorageType,
     name_faults,
@@ -25,7 +27,7 @@ from featurestore.model.feature_group import (
     tag_faults,
     validate_group,
 )
-from featurestore.registry.protocol import FeatureMetadata, GroupQuery
+from featurestore.registry.protocol import FeatureMetadata, GroupQuery, GroupSort
 from featurestore.store import FeatureStore
 
 _log: Final = logging.getLogger(__name__)
@@ -53,15 +55,20 @@ class ControlPlane:
         }
 
     def call(self, target: str, body: bytes) -> Answer:
-        """Carry out one request; what goes wrong is answered in the protocol's error form."""
+        """Carry out one request; what the client did wrong is answered in the protocol's error form.
+
+        Raises: our own failures, for the caller to log under the request's id.
+        """
         try:
             operation = self._operations.get(target.removeprefix(TARGET_PREFIX))
+            if not target:
+                raise UnknownOperation("expected the header X-Amz-Target: SageMaker.<operation>")
             if operation is None or not target.startswith(TARGET_PREFIX):
                 raise UnknownOperation(f"operation {target!r} is not supported by this version")
             answer = operation(body)
         except FeatureStoreError as error:
             if error.code == "InternalFailure":
-                _log.exception("%s failed", target)
+                raise
             return json_11_error(error)
         return Answer(200, b"" if answer is None else msgspec.json.encode(answer), JSON_11)
 
@@ -84,9 +91,9 @@ class ControlPlane:
                 offline_status=request.OfflineStoreStatusEquals,
                 created_after_us=shapes.micros(request.CreationTimeAfter),
                 created_before_us=shapes.micros(request.CreationTimeBefore),
-                sort=request.SortBy,
-                descending=request.SortOrder == "Descending",
-                page_rows=request.MaxResults,
+                sort=request.SortBy or GroupSort.CREATION_TIME,
+                descending=request.SortOrder != "Ascending",
+                page_rows=request.MaxResults or limits.LIST_PAGE_MAX,
                 page_token=request.NextToken,
             )
         )
@@ -111,7 +118,7 @@ class ControlPlane:
 
         def change(group: FeatureGroup) -> FeatureGroup:
             if request.FeatureAdditions is not None:
-                return group.with_features([item.definition() for item in request.FeatureAdditions])
+                return _with_features(group, [item.definition() for item in request.FeatureAdditions])
             if request.OnlineStoreConfig is not None:
                 return _with_online(group, request.OnlineStoreConfig)
             assert request.ThroughputConfig is not None, "one of the three is given"
@@ -129,16 +136,21 @@ class ControlPlane:
 
     def describe_feature_metadata(self, request: shapes.DescribeFeatureMetadata) -> object:
         group = self._group(request.FeatureGroupName)
+        _require_name(request.FeatureName, "FeatureName")
         return shapes.feature_metadata(self._store.registry.feature(group.name, request.FeatureName))
 
     def update_feature_metadata(self, request: shapes.UpdateFeatureMetadata) -> object:
         group = self._group(request.FeatureGroupName)
+        _require_name(request.FeatureName, "FeatureName")
+        faults = list(request.faults())
+        if faults:
+            raise ValidationFailed(faults)
         updated: FeatureMetadata = self._store.registry.update_feature(
             group.name,
             request.FeatureName,
             description=request.Description,
-            additions={item.Key: item.Value for item in request.ParameterAdditions},
-            removals=request.ParameterRemovals,
+            additions={item.Key: item.Value for item in request.ParameterAdditions or ()},
+            removals=request.ParameterRemovals or (),
         )
         _log.debug("feature %s of %s updated", updated.feature_name, group.name)
         return None
@@ -182,10 +194,25 @@ class ControlPlane:
         return self._group(arn)
 
 
-def _require_name(name: str) -> None:
-    faults = list(name_faults("FeatureGroupName", name, pattern=limits.FEATURE_GROUP_NAME))
+def _require_name(name: str, path: str = "FeatureGroupName") -> None:
+    faults = list(name_faults(path, name))
     if faults:
         raise ValidationFailed(faults)
+
+
+def _with_features(group: FeatureGroup, additions: Sequence[FeatureDefinition]) -> FeatureGroup:
+    """The group with features appended; faults are located in the request and not in the resulting group."""
+    try:
+        return group.with_features(additions)
+    except ValidationFailed as error:
+        first = len(group.features)
+        where = re.compile(r"FeatureDefinitions\[(\d+)\]")
+        raise ValidationFailed(
+            [
+                replace(fault, path=where.sub(lambda at: f"FeatureAdditions[{int(at[1]) - first}]", fault.path))
+                for fault in error.faults
+            ]
+        ) from error
 
 
 def _with_online(group: FeatureGroup, update: shapes.OnlineStoreConfigUpdate) -> FeatureGroup:

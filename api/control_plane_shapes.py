@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from featurestore.errors import ValidationFailed
+from featurestore.errors import Fault, ValidationFailed
 from featurestore.model import limits
 from featurestore.model.feature_group import (
     CollectionType,
@@ -28,9 +29,15 @@ from featurestore.model.feature_group import (
 )
 from featurestore.registry.protocol import FeatureMetadata, GroupSort
 
+TIME_S_MAX: Final = 1e12
+"""Seconds; in microseconds still a 64-bit integer."""
+
 
 class _Shape(msgspec.Struct, frozen=True):
-    """A structure of the service model; members that are not known are ignored, as the service does."""
+    """A structure of the service model. Members that are not known are ignored, and null means absent, as in the service."""
+
+
+_CatalogName = Annotated[str, Meta(min_length=1, max_length=limits.CATALOG_NAME_CHARS_MAX)]
 
 
 class Tag(_Shape, frozen=True):
@@ -78,7 +85,7 @@ class SecurityConfig(_Shape, frozen=True):
 
 
 class OnlineStoreConfig(_Shape, frozen=True):
-    EnableOnlineStore: bool = False
+    EnableOnlineStore: bool | None = None
     SecurityConfig: SecurityConfig | None = None
     TtlDuration: Ttl | None = None
     StorageType: StorageType | None = None
@@ -88,6 +95,7 @@ class OnlineStoreConfig(_Shape, frozen=True):
             return None
         ttl = None if self.TtlDuration is None else self.TtlDuration.duration()
         key = None if self.SecurityConfig is None else self.SecurityConfig.KmsKeyId
+        _check_key("OnlineStoreConfig.SecurityConfig.KmsKeyId", key)
         return OnlineConfig(ttl, self.StorageType, key)
 
 
@@ -97,24 +105,25 @@ class S3StorageConfig(_Shape, frozen=True):
 
 
 class DataCatalogConfig(_Shape, frozen=True):
-    TableName: str
-    Catalog: str
-    Database: str
+    TableName: _CatalogName
+    Catalog: _CatalogName
+    Database: _CatalogName
 
 
 class OfflineStoreConfig(_Shape, frozen=True):
     S3StorageConfig: S3StorageConfig
-    DisableGlueTableCreation: bool = False
+    DisableGlueTableCreation: bool | None = None
     DataCatalogConfig: DataCatalogConfig | None = None
     TableFormat: TableFormat | None = None
 
     def config(self) -> OfflineConfig:
         catalog = self.DataCatalogConfig
+        _check_key("OfflineStoreConfig.S3StorageConfig.KmsKeyId", self.S3StorageConfig.KmsKeyId)
         return OfflineConfig(
             self.S3StorageConfig.S3Uri,
             kms_key_id=self.S3StorageConfig.KmsKeyId,
             table_format=self.TableFormat,
-            disable_glue_table_creation=self.DisableGlueTableCreation,
+            disable_glue_table_creation=bool(self.DisableGlueTableCreation),
             data_catalog=None if catalog is None else DataCatalog(catalog.TableName, catalog.Catalog, catalog.Database),
         )
 
@@ -148,7 +157,7 @@ class CreateFeatureGroup(_Shape, frozen=True):
     ThroughputConfig: ThroughputConfig | None = None
     RoleArn: str | None = None
     Description: str | None = None
-    Tags: list[Tag] = []
+    Tags: list[Tag] | None = None
 
     def feature_group(self) -> FeatureGroup:
         """The group that is asked for, not yet checked as a whole."""
@@ -162,7 +171,7 @@ class CreateFeatureGroup(_Shape, frozen=True):
             throughput=None if self.ThroughputConfig is None else self.ThroughputConfig.throughput(),
             role_arn=self.RoleArn,
             description=self.Description,
-            tags={tag.Key: tag.Value for tag in self.Tags},
+            tags={tag.Key: tag.Value for tag in self.Tags or ()},
         )
 
 
@@ -177,9 +186,9 @@ class ListFeatureGroups(_Shape, frozen=True):
     OfflineStoreStatusEquals: OfflineStatus | None = None
     CreationTimeAfter: float | None = None
     CreationTimeBefore: float | None = None
-    SortOrder: Literal["Ascending", "Descending"] = "Descending"
-    SortBy: GroupSort = GroupSort.CREATION_TIME
-    MaxResults: Annotated[int, Meta(ge=1, le=limits.LIST_PAGE_MAX)] = limits.LIST_PAGE_MAX
+    SortOrder: Literal["Ascending", "Descending"] | None = None
+    SortBy: GroupSort | None = None
+    MaxResults: Annotated[int, Meta(ge=1, le=limits.LIST_PAGE_MAX)] | None = None
     NextToken: Annotated[str, Meta(max_length=limits.NEXT_TOKEN_CHARS_MAX)] | None = None
 
 
@@ -216,8 +225,19 @@ class UpdateFeatureMetadata(_Shape, frozen=True):
     FeatureGroupName: str
     FeatureName: str
     Description: Annotated[str, Meta(max_length=limits.FEATURE_DESCRIPTION_CHARS_MAX)] | None = None
-    ParameterAdditions: Annotated[list[Parameter], Meta(max_length=limits.FEATURE_PARAMETERS_MAX)] = []
-    ParameterRemovals: Annotated[list[_ParameterText], Meta(max_length=limits.FEATURE_PARAMETERS_MAX)] = []
+    ParameterAdditions: Annotated[list[Parameter], Meta(max_length=limits.FEATURE_PARAMETERS_MAX)] | None = None
+    ParameterRemovals: Annotated[list[_ParameterText], Meta(max_length=limits.FEATURE_PARAMETERS_MAX)] | None = None
+
+    def faults(self) -> Iterator[Fault]:
+        texts = [
+            (f"ParameterAdditions[{position}].{member}", text)
+            for position, item in enumerate(self.ParameterAdditions or ())
+            for member, text in (("Key", item.Key), ("Value", item.Value))
+        ]
+        texts += [(f"ParameterRemovals[{position}]", key) for position, key in enumerate(self.ParameterRemovals or ())]
+        for path, text in texts:
+            if limits.FEATURE_PARAMETER.fullmatch(text) is None:
+                yield Fault(path, "letters, digits, spaces or _.:/=+-", text)
 
 
 class AddTags(_Shape, frozen=True):
@@ -236,13 +256,19 @@ class DeleteTags(_Shape, frozen=True):
     TagKeys: Annotated[list[str], Meta(min_length=1, max_length=limits.TAGS_MAX)]
 
 
+def _check_key(path: str, key: str | None) -> None:
+    if key is not None and (len(key) > limits.KMS_KEY_CHARS_MAX or limits.KMS_KEY.fullmatch(key) is None):
+        raise ValidationFailed.one(path, f"at most {limits.KMS_KEY_CHARS_MAX} letters, digits or :/_-", key)
+
+
 def seconds(time_us: int) -> float:
     """A time as the protocol writes it: seconds since 1970, whole milliseconds, never rounded up into the next second."""
     return (time_us // 1000) / 1000
 
 
 def micros(time_s: float | None) -> int | None:
-    return None if time_s is None else round(time_s * 1_000_000)
+    """A time of the protocol in microseconds; one beyond TIME_S_MAX counts as that, since no group is that old or young."""
+    return None if time_s is None else round(max(-TIME_S_MAX, min(time_s, TIME_S_MAX)) * 1_000_000)
 
 
 def tags(group: FeatureGroup) -> list[dict[str, str]]:

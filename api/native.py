@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -22,6 +22,10 @@ from featurestore.store import FeatureStore
 ARROW_STREAM: Final = "application/vnd.apache.arrow.stream"
 PARQUET: Final = "application/vnd.apache.parquet"
 JSON: Final = "application/json"
+SQL_BODY_BYTES_MAX: Final = 2 << 20
+"""Room for the longest statement, escaped."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class TrainingSetRequest(BaseModel):
@@ -52,25 +56,13 @@ def routes(store: FeatureStore, *, body_bytes_max: int) -> APIRouter:
     """The `/v1` routes over one store."""
     router = APIRouter(prefix="/v1", tags=["native"])
 
-    async def sized_body(request: Request) -> bytes:
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > body_bytes_max:
-            raise ValidationFailed.one("body", f"at most {body_bytes_max} bytes", int(declared))
-        chunks, size = [], 0
-        async for chunk in request.stream():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > body_bytes_max:
-                raise ValidationFailed.one("body", f"at most {body_bytes_max} bytes")
-        return b"".join(chunks)
-
     @router.post(
         "/groups/{name}/records",
         summary="Ingest a dataframe",
         description="The body is an Arrow IPC stream or a Parquet file, by Content-Type. All or nothing unless skip_faulty.",
     )
     async def ingest(name: str, request: Request, skip_faulty: bool = False) -> Response:
-        frame = _frame(await sized_body(request), request.headers.get("content-type", ""))
+        frame = _frame(await sized_body(request, body_bytes_max), request.headers.get("content-type", ""))
         report = await run_in_threadpool(store.ingest, name, frame, skip_faulty=skip_faulty, progress=False)
         return JSONResponse(
             {
@@ -87,10 +79,11 @@ def routes(store: FeatureStore, *, body_bytes_max: int) -> APIRouter:
         "/training-sets",
         summary="Create a training set",
         description="With a JSON body, the request itself with `spine_sql`. With an Arrow or Parquet body, that is the spine "
-        "and the request is the query parameter `request` as JSON. Answers Arrow, or Parquet by Accept.",
+        "and the request is the query parameter `request` as JSON. Answers Arrow, or Parquet or JSON by Accept.",
+        openapi_extra=_json_body(TrainingSetRequest),
     )
     async def create_training_set(request: Request, asked: Annotated[str | None, Query(alias="request")] = None) -> Response:
-        body = await sized_body(request)
+        body = await sized_body(request, body_bytes_max)
         kind = request.headers.get("content-type", "").partition(";")[0].strip()
         spine: object
         if kind == JSON:
@@ -122,8 +115,10 @@ def routes(store: FeatureStore, *, body_bytes_max: int) -> APIRouter:
         "/sql",
         summary="Query the offline store",
         description='One SELECT over `history."<group>"` and `latest."<group>"`. Answers Arrow or Parquet by Accept, else JSON.',
+        openapi_extra=_json_body(SqlRequest),
     )
-    async def sql(request: Request, query: Annotated[SqlRequest, Body()]) -> Response:
+    async def sql(request: Request) -> Response:
+        query = _checked(SqlRequest, await sized_body(request, SQL_BODY_BYTES_MAX))
         table = await run_in_threadpool(store.sql, query.statement, fresh=query.fresh)
         return await run_in_threadpool(_table_answer, table, request, {})
 
@@ -154,41 +149,103 @@ def routes(store: FeatureStore, *, body_bytes_max: int) -> APIRouter:
     return router
 
 
+async def sized_body(request: Request, bytes_max: int) -> bytes:
+    """The whole body of a request.
+
+    Raises:
+        ValidationFailed: it is longer than `bytes_max`; a declared length is believed before anything is read.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > bytes_max:
+        raise ValidationFailed.one("body", f"at most {bytes_max} bytes", int(declared))
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > bytes_max:
+            raise ValidationFailed.one("body", f"at most {bytes_max} bytes")
+    return b"".join(chunks)
+
+
 def _frame(body: bytes, content_type: str) -> pa.Table:
+    """The body as a table whose buffers are checked: Arrow trusts the offsets and lengths it is sent."""
     kind = content_type.partition(";")[0].strip()
+    if kind not in (ARROW_STREAM, PARQUET):
+        raise ValidationFailed.one("Content-Type", f"{ARROW_STREAM} or {PARQUET}", content_type)
     try:
         if kind == ARROW_STREAM:
-            return pa.ipc.open_stream(body).read_all()
-        if kind == PARQUET:
-            return pq.read_table(io.BytesIO(body))
-    except (pa.ArrowInvalid, OSError) as error:
+            with pa.ipc.open_stream(body) as stream:
+                table = stream.read_all()
+        else:
+            table = pq.read_table(io.BytesIO(body))
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise ValidationFailed.one("body", f"{kind} ({error})") from error
-    raise ValidationFailed.one("Content-Type", f"{ARROW_STREAM} or {PARQUET}", content_type)
+    return table
 
 
 def _table_answer(table: pa.Table, request: Request, headers: Mapping[str, str]) -> Response:
     accepted = request.headers.get("accept", "")
     if JSON in accepted or (ARROW_STREAM not in accepted and PARQUET not in accepted and request.url.path.endswith("/sql")):
-        rows = {"columns": table.column_names, "rows": [list(row.values()) for row in table.to_pylist()]}
-        return Response(msgspec.json.encode(rows), media_type=JSON, headers=dict(headers))
+        return Response(_json_rows(table), media_type=JSON, headers=dict(headers))
     sink = io.BytesIO()
     if PARQUET in accepted:
-        pq.write_table(table, sink, compression="zstd")
+        try:
+            pq.write_table(table, sink, compression="zstd")
+        except pa.ArrowException as error:
+            raise ValidationFailed.one("Accept", f"{ARROW_STREAM}, as Parquet can't hold the result ({error})") from error
         return Response(sink.getvalue(), media_type=PARQUET, headers=dict(headers))
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return Response(sink.getvalue(), media_type=ARROW_STREAM, headers=dict(headers))
 
 
-def _checked(model: type[TrainingSetRequest], data: bytes | str | None) -> TrainingSetRequest:
+def _json_rows(table: pa.Table) -> bytes:
+    """Column names once, then each row as an array. Times are ISO-8601 text, decimals text, NaN and infinities null.
+
+    Raises:
+        ValidationFailed: a column holds what has no JSON form, such as years beyond 9999.
+    """
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+                column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+            values = column.to_pylist()
+            msgspec.json.encode(values)
+        except (pa.ArrowException, ArithmeticError, ValueError, TypeError) as error:
+            expected = f"{ARROW_STREAM}, as column {name!r} of type {column.type} has values without a JSON form"
+            raise ValidationFailed.one("Accept", expected) from error
+        columns.append(values)
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    return msgspec.json.encode({"columns": table.column_names, "rows": rows})
+
+
+def _checked(model: type[_Model], data: bytes | str | None) -> _Model:
     try:
         return model.model_validate_json(data or b"")
     except ValidationError as error:
         raise ValidationFailed(pydantic_faults(error)) from error
 
 
+def _json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI entry of a route that reads its JSON body itself, so that its size is bounded."""
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": model.model_json_schema()}}}}
+
+
 def pydantic_faults(error: Any) -> list[Fault]:
     """The faults of a pydantic (or FastAPI request) validation error, in our form."""
-    return [
-        Fault(".".join(str(part) for part in item["loc"]) or "body", item["msg"], item.get("input")) for item in error.errors()
-    ]
+    return [_pydantic_fault(item) for item in error.errors()]
+
+
+def _pydantic_fault(item: Mapping[str, Any]) -> Fault:
+    path = ".".join(str(part) for part in item["loc"]) or "body"
+    match item["type"]:
+        case "missing":
+            return Fault(path, "this required member")
+        case "extra_forbidden":
+            return Fault(path, "no member of this name", item["input"])
+        case "json_invalid":
+            return Fault(path, f"JSON in UTF-8 ({item['ctx']['error']})")
+        case _:
+            return Fault(path, item["msg"].removeprefix("Input should be "), item["input"])

@@ -185,8 +185,12 @@ class Runtime:
         with_expiry = _with_expiry(request.ExpirationTimeResponse)
         _require_count("Identifiers", len(request.Identifiers), limits.BATCH_GET_GROUPS_MAX)
         for position, item in enumerate(request.Identifiers):
-            path = f"Identifiers[{position}].RecordIdentifiersValueAsString"
-            _require_count(path, len(item.RecordIdentifiersValueAsString), limits.BATCH_GET_IDENTIFIERS_MAX)
+            path = f"Identifiers[{position}]"
+            _group_name(item.FeatureGroupName, path=f"{path}.FeatureGroupName")
+            count = len(item.RecordIdentifiersValueAsString)
+            _require_count(f"{path}.RecordIdentifiersValueAsString", count, limits.BATCH_GET_IDENTIFIERS_MAX)
+            if item.FeatureNames == []:
+                raise ValidationFailed.one(f"{path}.FeatureNames", "at least one name, or no FeatureNames at all")
         answers = await self._records.batch_get(
             [
                 GetRequest(item.FeatureGroupName, item.RecordIdentifiersValueAsString, item.FeatureNames)
@@ -229,11 +233,11 @@ def _pair(position: int, value: FeatureValue) -> FeaturePair:
     return value.FeatureName, value.ValueAsStringList
 
 
-def _group_name(text: str) -> str:
+def _group_name(text: str, *, path: str = "FeatureGroupName") -> str:
     arn = limits.FEATURE_GROUP_ARN_PREFIX.match(text)
     name = text[arn.end() :] if arn else text
     if limits.FEATURE_GROUP_NAME.fullmatch(name) is None or len(name) > limits.FEATURE_GROUP_NAME_CHARS_MAX:
-        raise ValidationFailed.one("FeatureGroupName", "a feature group name or ARN", text)
+        raise ValidationFailed.one(path, "a feature group name or ARN", text)
     return text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
 import signal
 import socket
@@ -14,6 +16,9 @@ from api.app import Service
 from featurestore.errors import SettingsInvalid, StoreUnavailable
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
+
+BACKLOG: Final = 2048
+"""Connections that may wait to be accepted: uvicorn's own default."""
 
 SHUTDOWN_S: Final = 20
 """How long requests under way may take once the process is told to stop."""
@@ -30,13 +35,16 @@ def listen(settings: Settings) -> socket.socket:
         expected = "a loopback address, since requests are not authenticated, or --insecure"
         raise SettingsInvalid.one("FEATURESTORE_HOST", expected, settings.host)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise StoreUnavailable("listen", f"{settings.host}:{settings.port}: {error}", hint="try --port 0") from error
+    with contextlib.ExitStack() as unless_listening:
+        try:
+            listener = unless_listening.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((settings.host, settings.port))
+            listener.listen(BACKLOG)  # an address that others only bind is found taken here
+        except (OSError, UnicodeError) as error:
+            hint = "try --port 0" if getattr(error, "errno", None) == errno.EADDRINUSE else "see FEATURESTORE_HOST"
+            raise StoreUnavailable("listen", f"{settings.host}:{settings.port}: {error}", hint=hint) from error
+        unless_listening.pop_all()
     return listener
 
 
@@ -76,11 +84,16 @@ def serve(
         timeout_graceful_shutdown=SHUTDOWN_S,
         server_header=False,
     )
+    runner = _AnnouncingServer(config, announce)
+
+    def stop(number: int, frame: object) -> None:
+        runner.should_exit = True
+
     # uvicorn raises the signal it was stopped by once more when it is done; by then it must not end the process, which still
-    # has to write out what it acknowledged.
-    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    # has to write out what it acknowledged. Before uvicorn has its own handlers, these stop it too.
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        _AnnouncingServer(config, announce).run(sockets=[listener])
+        runner.run(sockets=[listener])
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -32,7 +32,15 @@ JSON_11: Final = b"application/x-amz-json-1.1"
 INTERNAL_MESSAGE: Final = "internal error; the service's log has the details under this request id"
 
 _T = TypeVar("_T")
-_MSGSPEC_PATH: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
+_MSGSPEC_MESSAGE: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
+_JSON_WORDS: Final = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "a boolean",
+    "array": "an array",
+    "object": "an object",
+}
 
 
 class UnknownOperation(FeatureStoreError):
@@ -92,17 +100,48 @@ def decode(data: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        match = _MSGSPEC_PATH.fullmatch(str(error))
-        assert match is not None, "the pattern matches any text"
-        path = (match["path"] or "body").removeprefix("$.").replace("$", "body").replace("[...]", "[]")
-        what = match["what"].replace("Expected ", "", 1).replace("`", "")
-        missing = re.fullmatch(r"Object missing required field (\S+)", what)
-        if missing:
-            inner = "" if path == "body" else f"{path}."
-            raise ValidationFailed.one(f"{inner}{missing[1]}", "this required member") from error
-        raise ValidationFailed([Fault(path, what[0].lower() + what[1:])]) from error
+        raise ValidationFailed([_shape_fault(str(error), kind)]) from error
+    except RecursionError as error:
+        raise ValidationFailed.one("body", "JSON with fewer levels of nesting") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValidationFailed.one("body", f"JSON in UTF-8 ({error})") from error
+
+
+def _shape_fault(message: str, kind: type) -> Fault:
+    """msgspec's message in our form: where, in the client's words, and what belongs there."""
+    match = _MSGSPEC_MESSAGE.fullmatch(message)
+    assert match is not None, "the pattern matches any text"
+    what, place = match["what"], match["path"] or "$"
+    path = place.removeprefix("$.").replace("$", "body")
+    missing = re.fullmatch(r"Object missing required field `(.+)`", what)
+    if missing:
+        return Fault(missing[1] if path == "body" else f"{path}.{missing[1]}", "this required member")
+    if what.startswith("Invalid enum value "):
+        return Fault(path, f"one of {', '.join(_choices(kind, place))}", what.removeprefix("Invalid enum value ").strip("'\""))
+    if not what.startswith("Expected "):
+        return Fault(path, f"another value ({what[0].lower()}{what[1:]})")
+    return Fault(path, re.sub(r"`([^`]*)`", _json_words, what.removeprefix("Expected ")))
+
+
+def _json_words(match: re.Match[str]) -> str:
+    """msgspec's name of a type as JSON people say it; that a member may also be null goes without saying."""
+    names = [name for name in match[1].split(" | ") if name != "null"] or ["null"]
+    return " or ".join(_JSON_WORDS.get(name, name) for name in names)
+
+
+def _choices(kind: type, place: str) -> list[str]:
+    """The texts that the enumeration at a place of a shape allows."""
+    found = msgspec.inspect.type_info(kind)
+    for step in ("", *re.findall(r"[A-Za-z_]\w*|\[", place.removeprefix("$"))):
+        if isinstance(found, msgspec.inspect.ListType) and step == "[":
+            found = found.item_type
+        elif isinstance(found, msgspec.inspect.StructType) and step:
+            found = next(field.type for field in found.fields if field.encode_name == step)
+        if isinstance(found, msgspec.inspect.UnionType):
+            found = next(option for option in found.types if not isinstance(option, msgspec.inspect.NoneType))
+    if isinstance(found, msgspec.inspect.EnumType):
+        return [str(member.value) for member in found.cls]
+    return [str(value) for value in found.values] if isinstance(found, msgspec.inspect.LiteralType) else []
 
 
 def request_id() -> bytes:

@@ -162,7 +162,7 @@ def ingest(
         report = store.ingest(name, _read(data), skip_faulty=skip_faulty)
         took_s = time.perf_counter() - started_s
         _out.print(
-            f"{report.rows:,} rows in {took_s:.1f} s: {report.files} offline files, {report.online_newest:,} records newest online"
+            f"{report.rows:,} rows in {took_s:.1f} s: {report.files} files, {report.online_newest:,} records newest online"
         )
         for fault in report.faults:
             _err.print(f"skipped {_plain(str(fault))}", highlight=False)

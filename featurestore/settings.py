@@ -53,17 +53,21 @@ class Settings(BaseModel):
         "",
         description="Root of the offline store: `file:///path`. Empty: `offline/` in the home folder.",
     )
-    account_id: str = Field(
-        "000000000000", pattern=r"^[0-9]{12}$", description="Account number in ARNs and offline paths; fixed at creation."
+    account_id: str | None = Field(
+        None,
+        pattern=r"^[0-9]{12}$",
+        description="Account number in ARNs and offline paths, fixed when the store is created: by default 000000000000.",
     )
-    region: str = Field(
-        "us-east-1", pattern=r"^[a-z0-9-]{1,32}$", description="Region in ARNs and offline paths; fixed at creation."
+    region: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9-]{1,32}$",
+        description="Region in ARNs and offline paths, fixed when the store is created: by default us-east-1.",
     )
-    shards: int = Field(
-        4,
+    shards: int | None = Field(
+        None,
         ge=1,
         le=1024,
-        description="Shards of the change log, chosen when the store is created and never changed. "
+        description="Shards of the change log, fixed when the store is created: by default 4. "
         "Each flush writes its own files per shard, so an embedded store wants few.",
     )
     host: str = Field("127.0.0.1", description="Address the service listens on.")

@@ -5,24 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from featurestore import batch_ingest
+from featurestore.batch_ingest import BatchIngest, IngestReport
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.changelog.sqlite import SqliteChangeLog
-from featurestore.errors import Fault, FeatureStoreError, OutboxFull, StoreUnavailable, ValidationFailed
+from featurestore.errors import FeatureStoreError, OutboxFull, StoreUnavailable, ValidationFailed
 from featurestore.model import limits
 from featurestore.model.change import Applied
-from featurestore.model.columns import checked_columns
 from featurestore.model.feature_group import (
     FeatureDefinition,
     FeatureGroup,
@@ -35,59 +31,25 @@ from featurestore.model.feature_group import (
     validate_group,
 )
 from featurestore.model.frame import arrow_table
-from featurestore.model.inference import EPOCH, definitions_from, definitions_of, text_of, typed
-from featurestore.offline.batch import Journal
+from featurestore.model.inference import definitions_from, definitions_of, text_of, typed
 from featurestore.offline.local import LocalObjectStore
-from featurestore.offline.manifest import FileEntry, Version
 from featurestore.offline.table import OfflineStore
 from featurestore.offline.writer import Drained, OfflineWriter
 from featurestore.online.protocol import OnlineStore
 from featurestore.online.sqlite import SqliteOnlineStore
-from featurestore.progress import Progress, bar
+from featurestore.progress import bar
 from featurestore.query.engine import Engine, EngineLimits
-from featurestore.query.history import history_sql, latest_sql
-from featurestore.query.point_in_time import Cut, GroupJoin, join_group
-from featurestore.query.sandbox import Relations, Sandbox, SandboxLimits, TableName, View
-from featurestore.query.training_set import (
-    EVENT_TIME_SUFFIX,
-    FeatureSelection,
-    TrainingSet,
-    join_spine,
-    referenced_groups,
-    select_features,
-    spine_times,
-)
+from featurestore.query.reader import OfflineReader, make_cut
+from featurestore.query.sandbox import Sandbox, SandboxLimits
+from featurestore.query.training_set import TrainingSet
 from featurestore.records import GetRequest, GroupCache, Records
-from featurestore.registry.protocol import GroupQuery, Registry, StoreIdentity
+from featurestore.registry.protocol import GroupQuery, Registry, WantedIdentity
 from featurestore.registry.sql import SqlRegistry
 from featurestore.settings import Settings
+from featurestore.stopwatch import Stopwatch
 
 _log: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-LOAD_PROGRESS_ROWS: Final = 20_000
-HISTORY: Final = "history"
-LATEST: Final = "latest"
-
-
-@dataclass(frozen=True, slots=True)
-class IngestReport:
-    """What one ingest did.
-
-    Attributes:
-        rows: rows written.
-        files: offline files written.
-        online_newest: records that became the newest of their identifier online.
-        skipped: rows left out because of `faults` (only with `skip_faulty`).
-        took_s: seconds per step: check, encode, write, publish, load.
-    """
-
-    rows: int
-    files: int
-    online_newest: int
-    skipped: int
-    faults: tuple[Fault, ...]
-    took_s: Mapping[str, float]
 
 
 class FeatureStore:
@@ -99,7 +61,7 @@ class FeatureStore:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.registry: Registry = SqlRegistry(
-            settings.registry_location, StoreIdentity(settings.account_id, settings.region, settings.shards)
+            settings.registry_location, WantedIdentity(settings.account_id, settings.region, settings.shards)
         )
         self.shards = self.registry.identity().shards
         online_path = _sqlite_path(settings.online_location)
@@ -130,6 +92,8 @@ class FeatureStore:
         self.groups = GroupCache(self.registry)
         self.records = Records(self.groups, self.online)
         self._loop = _LoopThread()
+        self._reader = OfflineReader(self.offline, self._group, self._engine, self._sandbox)
+        self._batches = BatchIngest(self.online, self.offline, self.shards, self._loop.run)
         self._drain_lock = threading.Lock()
         self._closed = False
         self._recover()
@@ -365,59 +329,10 @@ class FeatureStore:
             ValidationFailed: naming row, column and value of each fault.
             StoreUnavailable: before the batch was promised nothing was written; afterwards it completes at the next start.
         """
+        plan = self.groups.plan(group)
+        stores = plan.targets(targets)
         with bar(f"ingest {group}", show=progress) as report:
-            return self._ingest(group, frame, targets, skip_faulty, report)
-
-    def _ingest(
-        self, name: str, frame: object, targets: frozenset[TargetStore] | None, skip_faulty: bool, report: Progress
-    ) -> IngestReport:
-        plan = self.groups.plan(name)
-        group, stores = plan.group, plan.targets(targets)
-        took_s: dict[str, float] = {}
-        clock = _Stopwatch(took_s)
-        report("rows checked", 0, 1)
-        batch = checked_columns(group, frame, skip_faulty=skip_faulty)
-        report("rows checked", batch.rows, batch.rows)
-        clock.lap("check")
-        journal, online = None, []
-        if batch.rows:
-            row_shards = batch_ingest.shards_of(batch, self.shards)
-            first_us = self._loop.run(self.online.reserve(batch_ingest.rows_per_shard(row_shards)))
-            times_us = batch_ingest.api_times(row_shards, first_us)
-            rows = batch_ingest.batch_rows(group, batch, row_shards, times_us, stores)
-            online = list(rows.online)
-            clock.lap("encode")
-            journal = self.offline.batches.stage(group, rows, offline=TargetStore.OFFLINE in stores)
-            clock.lap("write")
-        newest = 0 if journal is None else self._complete(journal, group, online, report, clock)
-        return IngestReport(
-            batch.rows,
-            0 if journal is None else len(journal.files),
-            newest,
-            batch.faulty_rows,
-            batch.faults,
-            took_s,
-        )
-
-    def _complete(
-        self,
-        journal: Journal,
-        group: FeatureGroup,
-        online: Sequence[Any],
-        report: Progress,
-        clock: _Stopwatch,
-    ) -> int:
-        """Carry out a promised batch; every step may be repeated."""
-        if journal.files:
-            self.offline.batches.publish(journal, self.offline.manifest(group))
-        clock.lap("publish")
-        newest = 0
-        for start in range(0, len(online), LOAD_PROGRESS_ROWS):
-            newest += self._loop.run(self.online.load(online[start : start + LOAD_PROGRESS_ROWS]))
-            report("records loaded", min(start + LOAD_PROGRESS_ROWS, len(online)), len(online))
-        self.offline.batches.close(journal)
-        clock.lap("load")
-        return newest
+            return self._batches.ingest(plan.group, frame, stores, skip_faulty=skip_faulty, progress=report)
 
     # Questions
 
@@ -451,53 +366,22 @@ class FeatureStore:
             ValidationFailed: a column is missing or of the wrong type, naive times among them.
             QueryFailed: the engine gave up.
         """
-        if known_by is not None and as_served:
-            raise ValidationFailed.one("as_served", "not both known_by and as_served")
-        clock = _Stopwatch({})
+        cut = make_cut(known_by, as_served)
+        stopwatch = Stopwatch()
         if fresh:
             self.flush()
-        clock.lap("flush")
-        table = self._spine(spine)
-        times = spine_times(table, event_time)
-        groups = {name: self.groups.plan(name).group for name in referenced_groups(features)}
-        selections = select_features(features, groups, table.column_names)
-        cut = Cut(None if known_by is None else _instant_us(known_by, "known_by"), as_served)
-        versions = {name: self._version(group) for name, group in groups.items()}
-        clock.lap("plan")
-        joined = self._join(table, selections, versions, keys or {}, times, cut, event_times, clock, progress)
-        return TrainingSet(table, joined, {name: version.version for name, version in versions.items()}, clock.took_s)
-
-    def _join(
-        self,
-        spine: pa.Table,
-        selections: Sequence[FeatureSelection],
-        versions: Mapping[str, Version],
-        keys: Mapping[str, str],
-        times: pa.Array,
-        cut: Cut,
-        event_times: bool,
-        clock: _Stopwatch,
-        progress: bool | None,
-    ) -> pa.Table:
-        latest_us = pc.max(times.cast(pa.int64())).as_py()
-        columns: dict[str, pa.ChunkedArray] = {}
+        stopwatch.lap("flush")
         with bar("training set", show=progress) as report:
-            for position, selection in enumerate(selections):
-                group = selection.group
-                report("groups joined", position, len(selections))
-                key = keys.get(group.name, group.record_identifier)
-                entries = _files_in_sight(versions[group.name], latest_us, cut)
-                join = GroupJoin(
-                    group,
-                    [self.offline.locate(group, entry) for entry in entries],
-                    selection.features,
-                    any(entry.hard_deletes for entry in entries),
-                    f"{group.name}.{EVENT_TIME_SUFFIX}" if event_times else None,
-                )
-                answer = join_group(self._engine, join_spine(spine, group, key, times), join, cut)
-                columns.update(zip(answer.column_names, answer.columns, strict=True))
-                clock.lap(f"join {group.name}")
-        return pa.table(columns)
+            return self._reader.create_training_set(
+                spine,
+                features,
+                event_time=event_time,
+                keys=keys or {},
+                cut=cut,
+                event_times=event_times,
+                stopwatch=stopwatch,
+                progress=report,
+            )
 
     def sql(self, statement: str, *, fresh: bool = True, timeout_s: float | None = None) -> pa.Table:
         """One SELECT over the offline store, in a process of its own that sees nothing else.
@@ -513,7 +397,7 @@ class FeatureStore:
         """
         if fresh:
             self.flush()
-        return self._sandbox.run(statement, self._relations, timeout_s=timeout_s)
+        return self._reader.sql(statement, timeout_s=timeout_s)
 
     def flush(self) -> Drained:
         """Write every change acknowledged so far to the offline store; when this returns, queries see them.
@@ -530,35 +414,8 @@ class FeatureStore:
 
     # Inner parts
 
-    def _spine(self, spine: object) -> pa.Table:
-        if isinstance(spine, Path):
-            try:
-                return pq.read_table(spine)
-            except (OSError, pa.ArrowInvalid) as error:
-                raise ValidationFailed.one("spine", f"a readable Parquet file ({error})", str(spine)) from error
-        if isinstance(spine, str):
-            return self.sql(spine, fresh=False)
-        return arrow_table(spine)
-
-    def _version(self, group: FeatureGroup) -> Version:
-        if group.offline is None:
-            raise ValidationFailed.one("features", "features of groups with an offline store", group.name)
-        return self.offline.manifest(group).current()
-
-    def _relations(self, names: Sequence[TableName]) -> Relations:
-        views, files = [], []
-        for table in names:
-            schema = HISTORY if table.schema is None else table.schema
-            if schema not in (HISTORY, LATEST):
-                raise ValidationFailed.one("schema", f"{HISTORY} or {LATEST}", table.schema)
-            group = self.groups.plan(table.name).group
-            if group.offline is None:
-                raise ValidationFailed.one("table", "a feature group with an offline store", table.name)
-            paths = [self.offline.locate(group, entry) for entry in self._version(group).files]
-            render = history_sql if schema == HISTORY else latest_sql
-            views.append(View(schema, table.name, render(group, paths)))
-            files.extend(paths)
-        return Relations(tuple(views), tuple(dict.fromkeys(files)))
+    def _group(self, name: str) -> FeatureGroup:
+        return self.groups.plan(name).group
 
     def _finish_delete(self, group: FeatureGroup) -> None:
         self._loop.run(self.online.drop_group(group.group_id))
@@ -569,25 +426,7 @@ class FeatureStore:
         for group in self.registry.deleting():
             _log.warning("completing the deletion of feature group %s", group.name)
             self._finish_delete(group)
-        for journal in self.offline.batches.unfinished():
-            _log.warning("completing batch %s of feature group #%d", journal.batch_id, journal.group_id)
-            group = self.registry.get_by_id(journal.group_id)
-            rows = self.offline.batches.online_rows(journal) if group.status is GroupStatus.CREATED else []
-            self._complete(journal, group, rows, lambda *_: None, _Stopwatch({}))
-        self.offline.batches.remove_abandoned()
-
-
-class _Stopwatch:
-    """Seconds per step: each `lap` books the time since the last one."""
-
-    def __init__(self, took_s: dict[str, float]) -> None:
-        self.took_s = took_s
-        self._last_s = time.perf_counter()
-
-    def lap(self, step: str) -> None:
-        now_s = time.perf_counter()
-        self.took_s[step] = self.took_s.get(step, 0.0) + now_s - self._last_s
-        self._last_s = now_s
+        self._batches.recover(self.registry.get_by_id)
 
 
 class _LoopThread:
@@ -605,25 +444,6 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-def _files_in_sight(version: Version, latest_us: int | None, cut: Cut) -> list[FileEntry]:
-    """The files of a table version that hold changes which some row may see."""
-    return [
-        entry
-        for entry in version.files
-        if latest_us is not None
-        and entry.event_time_us_min <= latest_us
-        and (cut.known_by_us is None or entry.api_time_us_min <= cut.known_by_us)
-        and (not cut.as_served or entry.api_time_us_min <= latest_us)
-    ]
-
-
-def _instant_us(moment: datetime, path: str) -> int:
-    if moment.tzinfo is None:
-        raise ValidationFailed.one(path, "a datetime with a time zone", moment)
-    since = moment - EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def _sqlite_path(url: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import tempfile
 import threading
@@ -53,6 +54,8 @@ def _make_folder(option: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsInvalid.one(option, f"a folder that can be made ({error.strerror})", str(folder)) from error
+    if not os.access(folder, os.W_OK):
+        raise SettingsInvalid.one(option, "a folder that can be written to", str(folder))
 
 
 @contextmanager

@@ -59,15 +59,14 @@ def tour(home: Path, output: Path, console: Console, *, kept: bool) -> None:
         PromiseBroken: an answer is not what the store promises.
     """
     steps = Steps(console)
-    console.print("[bold]A feature store, from dataframes to a prediction[/]", highlight=False)
-    console.print("336,776 flights from New York in 2013: which ones will arrive more than 15 minutes late?", highlight=False)
     with ExitStack() as running:
+        store = running.enter_context(FeatureStore(Settings.load({}, home=home)))
+        _require_fresh(store, home)
+        _introduce(console)
         with steps.step("Read a year of flights, weather and aircraft"):
             year = flights.load()
             _describe(steps, year)
         with steps.step("Start the service, a process of its own"):
-            store = running.enter_context(FeatureStore(Settings.load({}, home=home)))
-            _require_fresh(store, home)
             with steps.working("waiting until it is ready"):
                 url = running.enter_context(running_service(home))
             steps.say(f"ready at {url}, store in {escape(str(home.absolute()))}")
@@ -97,6 +96,11 @@ def tour(home: Path, output: Path, console: Console, *, kept: bool) -> None:
             running.close()
             steps.say("it ended by itself, with exit status 0")
     _conclude(steps, console, data, drawing, home if kept else None)
+
+
+def _introduce(console: Console) -> None:
+    console.print("[bold]A feature store, from dataframes to a prediction[/]", highlight=False)
+    console.print("336,776 flights from New York in 2013: which ones will arrive more than 15 minutes late?", highlight=False)
 
 
 def _describe(steps: Steps, year: flights.Year) -> None:

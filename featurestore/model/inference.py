@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 import pyarrow as pa
 
@@ -12,7 +13,7 @@ from featurestore.model.event_time import format_for
 from featurestore.model.feature_group import FeatureDefinition, FeatureType
 from featurestore.model.value import PARSE, Value
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def definitions_of(table: pa.Table) -> tuple[FeatureDefinition, ...]:
@@ -61,11 +62,7 @@ def text_of(value: object, definition: FeatureDefinition, *, path: str) -> Value
     if isinstance(value, bool):
         raise ValidationFailed.one(path, f"{definition.type}, not a bool", value)
     if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise ValidationFailed.one(path, "a datetime with a time zone", value)
-        since = value - EPOCH
-        time_us = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-        return format_for(time_us, definition.type)
+        return format_for(datetime_us(value, path=path), definition.type)
     if isinstance(value, Sequence) and definition.collection is not None:
         texts = [text_of(element, definition, path=f"{path}[{index}]") for index, element in enumerate(value)]
         if any(not isinstance(text, str) for text in texts):
@@ -78,6 +75,18 @@ def text_of(value: object, definition: FeatureDefinition, *, path: str) -> Value
     if isinstance(value, float):
         return None if value != value else repr(value)
     raise ValidationFailed.one(path, str(definition.type), value)
+
+
+def datetime_us(moment: datetime, *, path: str) -> int:
+    """Microseconds since 1970.
+
+    Raises:
+        ValidationFailed: the datetime is naive: which instant it means is anybody's guess.
+    """
+    if moment.tzinfo is None:
+        raise ValidationFailed.one(path, "a datetime with a time zone", moment)
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def typed(value: Value, definition: FeatureDefinition) -> object:

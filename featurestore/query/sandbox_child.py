@@ -519,10 +519,9 @@ def main(directory: str) -> None:
         answer(channel, gate, engine, directory)
     except Refused as error:
         fail(channel, REFUSED, error)
-    except duckdb.InterruptException as error:
-        fail(channel, LATE, error)
     except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as error:
-        fail(channel, FAILED, error)
+        # Once rows flow, the engine's errors arrive through Arrow as OSError, with nothing but their text.
+        fail(channel, LATE if str(error).startswith("INTERRUPT Error") else FAILED, error)
     os._exit(0)
 
 

@@ -7,6 +7,7 @@ from featurestore.registry.protocol import (
     GroupSort,
     Registry,
     StoreIdentity,
+    WantedIdentity,
 )
 
-__all__ = ["FeatureMetadata", "GroupPage", "GroupQuery", "GroupSort", "Registry", "StoreIdentity"]
+__all__ = ["FeatureMetadata", "GroupPage", "GroupQuery", "GroupSort", "Registry", "StoreIdentity", "WantedIdentity"]

@@ -17,9 +17,9 @@ from featurestore.model.feature_group import FeatureGroup, FeatureType, GroupSta
 class StoreIdentity:
     """What is decided once, when a store is created, and holds for everything in it."""
 
-    account_id: str
-    region: str
-    shards: int
+    account_id: str = "000000000000"
+    region: str = "us-east-1"
+    shards: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,15 @@ class GroupQuery:
 class GroupPage:
     groups: Sequence[FeatureGroup]
     next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WantedIdentity:
+    """What an operator asks of a store's identity; None takes what the store has, or the default for a new one."""
+
+    account_id: str | None = None
+    region: str | None = None
+    shards: int | None = None
 
 
 class Registry(Protocol):

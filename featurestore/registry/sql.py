@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -35,7 +35,7 @@ from featurestore.model.feature_group import (
     OfflineConfig,
     OfflineStatus,
 )
-from featurestore.registry.protocol import FeatureMetadata, GroupPage, GroupQuery, GroupSort, StoreIdentity
+from featurestore.registry.protocol import FeatureMetadata, GroupPage, GroupQuery, GroupSort, StoreIdentity, WantedIdentity
 
 FORMAT_VERSION: Final = "1"
 BUSY_TIMEOUT_S: Final = 30.0
@@ -92,13 +92,13 @@ class SqlRegistry:
         SettingsInvalid: the store exists with another number of shards, account or region.
     """
 
-    def __init__(self, url: str, identity: StoreIdentity, *, clock_us: Callable[[], int] = _now_us) -> None:
+    def __init__(self, url: str, wanted: WantedIdentity, *, clock_us: Callable[[], int] = _now_us) -> None:
         self._clock_us = clock_us
         self._engine = _engine(url)
         try:
             with self._write() as connection:
                 _metadata.create_all(connection)
-                self._identity = _adopt_identity(connection, identity)
+                self._identity = _adopt_identity(connection, wanted)
         except (sa.exc.SQLAlchemyError, StoreUnavailable) as error:
             self._engine.dispose()
             detail = _driver_message(error) if isinstance(error, sa.exc.SQLAlchemyError) else str(error)
@@ -378,25 +378,21 @@ def _engine(url: str) -> sa.Engine:
     return engine
 
 
-def _adopt_identity(connection: sa.Connection, wanted: StoreIdentity) -> StoreIdentity:
+def _adopt_identity(connection: sa.Connection, wanted: WantedIdentity) -> StoreIdentity:
+    given = {name: value for name, value in asdict(wanted).items() if value is not None}
     found = {row.name: row.value for row in connection.execute(_store.select())}
     if not found:
-        values = {
-            "format": FORMAT_VERSION,
-            "version": "1",
-            "account_id": wanted.account_id,
-            "region": wanted.region,
-            "shards": str(wanted.shards),
-        }
+        identity = StoreIdentity(**given)
+        values = {"format": FORMAT_VERSION, "version": "1"} | {name: str(value) for name, value in asdict(identity).items()}
         connection.execute(_store.insert(), [{"name": name, "value": value} for name, value in values.items()])
-        return wanted
+        return identity
     if found["format"] != FORMAT_VERSION:
         raise StoreCorrupt("registry", f"format {found['format']}, this release reads {FORMAT_VERSION}")
     identity = StoreIdentity(found["account_id"], found["region"], int(found["shards"]))
-    for name in ("account_id", "region", "shards"):
-        if getattr(identity, name) != getattr(wanted, name):
+    for name, value in given.items():
+        if getattr(identity, name) != value:
             expected = f"{getattr(identity, name)}, which this store was created with"
-            raise SettingsInvalid.one(f"FEATURESTORE_{name.upper()}", expected, getattr(wanted, name))
+            raise SettingsInvalid.one(f"FEATURESTORE_{name.upper()}", expected, value)
     return identity
 
 

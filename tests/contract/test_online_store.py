@@ -64,7 +64,7 @@ class Backend:
         self._loop.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def clock() -> Clock:
     return Clock()
 

@@ -75,7 +75,7 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
         registry.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def registry(opener: Opener) -> Registry:
     return opener()
 

@@ -502,6 +502,12 @@ def test_the_same_view_may_come_twice(sandbox: Sandbox, planner: Planner) -> Non
     assert sandbox.run("SELECT count(*) AS n FROM orders a, Orders b, history.orders c", planner).to_pylist() == [{"n": 216}]
 
 
+@pytest.mark.parametrize("group", ["sqlite_master", "duckdb_views", "pg_class", "tables"])
+def test_a_group_may_be_called_like_a_table_of_the_engine(sandbox: Sandbox, group: str) -> None:
+    relations = Relations((View("history", group, "SELECT 42 AS mine"),), ())
+    assert sandbox.run(f"SELECT * FROM {group}", lambda _: relations).to_pylist() == [{"mine": 42}]
+
+
 def test_a_view_for_each_spelling_is_refused(sandbox: Sandbox) -> None:
     views = (View("history", "users", "SELECT 1 AS a"), View("history", "Users", "SELECT 2 AS a"))
     with pytest.raises(QueryRefused, match="differ in case alone"):
