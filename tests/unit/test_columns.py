@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -759,3 +761,8 @@ def test_text_beyond_32_bit_offsets_is_stored_in_chunks() -> None:
     assert stored.type == pa.string()
     assert stored.num_chunks > 1
     assert stored.to_pylist() == column.to_pylist()
+
+
+def test_pandas_is_not_imported_for_those_who_do_not_use_it() -> None:
+    code = "import sys, featurestore.model.columns; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

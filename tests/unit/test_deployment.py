@@ -1,0 +1,48 @@
+"""The files that deploy the service, checked without a container engine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from featurestore.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def test_compose_names_what_it_uses() -> None:
+    volumes = {entry.partition(":")[0] for service in COMPOSE["services"].values() for entry in service.get("volumes", [])}
+    assert volumes == COMPOSE["volumes"].keys()
+    for service in COMPOSE["services"].values():
+        assert service.get("depends_on", {}).keys() <= COMPOSE["services"].keys()
+        for name, needed in service.get("depends_on", {}).items():
+            assert needed["condition"] == "service_healthy"
+            assert "healthcheck" in COMPOSE["services"][name]
+
+
+def test_compose_sets_only_known_settings() -> None:
+    given = COMPOSE["services"]["api"]["environment"]
+    Settings.load({name: value for name, value in given.items() if name.startswith(PREFIX)})
+
+
+def test_ports_are_published_on_loopback_only() -> None:
+    for service in COMPOSE["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_images_are_pinned() -> None:
+    images = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
+    images += re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert images
+    assert all(re.search(r":[0-9][\w.-]*$", image) for image in images)
+
+
+def test_the_image_runs_without_rights_and_copies_what_exists() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^USER featurestore$", text, re.MULTILINE)
+    for line in re.findall(r"^COPY (?!--from)(.*)", text, re.MULTILINE):
+        *sources, _ = line.split()
+        assert all((ROOT / source).exists() for source in sources)
