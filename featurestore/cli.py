@@ -90,7 +90,7 @@ def serve(
 @app.command()
 def groups(home: Home = None) -> None:
     """List the feature groups."""
-    with _open(home) as store:
+    with _open(home, flush=False) as store:
         table = Table("name", "identifier", "event time", "features", "stores", "created", "offline rows", "files")
         for group in store.feature_groups():
             stores = " + ".join(
@@ -113,7 +113,7 @@ def groups(home: Home = None) -> None:
 @app.command()
 def describe(name: Annotated[str, typer.Argument(help="Feature group.")], home: Home = None) -> None:
     """Show one feature group: its features, stores and tags."""
-    with _open(home) as store:
+    with _open(home, flush=False) as store:
         group = store.feature_group(name)
         facts = Table(show_header=False)
         facts.add_row("ARN", group.arn)

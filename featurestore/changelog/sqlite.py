@@ -93,9 +93,12 @@ class OutboxTransaction:
         return Stamp(shard, state.seq_last, state.api_time_us_last)
 
     def reserve(self, shard: int, rows: int) -> int:
-        """The first of `rows` consecutive api times that nothing else in the shard gets."""
+        """The first of `rows` consecutive api times that nothing else in the shard gets.
+
+        They end now rather than begin now, so that a large batch does not lie in the future.
+        """
         state = self._shards[shard]
-        first_us = max(self._clock_us(), state.api_time_us_last + 1)
+        first_us = max(self._clock_us() - rows + 1, state.api_time_us_last + 1)
         state.api_time_us_last = first_us + rows - 1
         self._touched.add(shard)
         return first_us

@@ -78,9 +78,9 @@ class Year:
     Attributes:
         weather: columns of WEATHER, one row per airport and hour; `known_at` is datetime64[us, UTC].
         planes: columns of PLANES, one row per aircraft; `built_at` is datetime64[us, UTC], `year` has gaps.
-        spine: columns of SPINE, one row per flight in the package's order: `departure` (as scheduled, datetime64[us, UTC]), carrier,
-            flight, tailnum (with gaps), origin, dest, hour and day_of_week (New York's clock, Monday is 0), distance
-            (miles), arr_delay (minutes; no value for 9,430 flights that did not arrive), late (0 or 1, or no value).
+        spine: columns of SPINE, one row per flight in the package's order. `departure` is as scheduled, datetime64[us, UTC];
+            hour and day_of_week are New York's, Monday is 0; distance in miles; arr_delay in minutes, without a value for
+            the 9,430 flights that did not arrive; late is 0 or 1, or has no value. tailnum has gaps.
     """
 
     weather: pd.DataFrame

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore.errors import StoreCorrupt
 from featurestore.model.cells import arrow_type
 from featurestore.model.change import LoggedChange, Op
 from featurestore.model.codec import decode_values
@@ -62,13 +63,16 @@ def table_of_changes(
     """Logged changes of one group as rows of the offline table, in the order given.
 
     Args:
-        schema_version: of the file; no change may have a later one.
+        schema_version: of the file.
         write_times_us: one per change.
 
     Raises:
-        StoreCorrupt: the values of a change do not decode.
+        StoreCorrupt: the values of a change do not decode, or it has a later schema version than the file.
     """
     features = group.features_at(schema_version)
+    latest = max((item.change.schema_version for item in changes), default=0)
+    if latest > schema_version:
+        raise StoreCorrupt(f"changes of {group.name!r}", f"schema version {latest} in a file of version {schema_version}")
     columns: list[list[Value]] = [[] for _ in features]
     for item in changes:
         _, values = decode_values(item.change.values)
