@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from api import server
@@ -25,8 +26,11 @@ from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from ingest.offline_writer import OfflineWriterWorker
 
-_out: Final = Console()
-_err: Final = Console(stderr=True)
+PIPE_COLUMNS: Final = 4096
+"""Width where nobody watches: what is piped into another program is never cut or wrapped."""
+
+_out: Final = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, emoji=False)
+_err: Final = Console(stderr=True, soft_wrap=True, emoji=False)
 
 app = typer.Typer(
     help="A feature store that speaks the Amazon SageMaker Feature Store API.",
@@ -126,13 +130,13 @@ def describe(name: Annotated[str, typer.Argument(help="Feature group.")], home: 
             facts.add_row("offline", group.offline.resolved_s3_uri)
         for key, value in group.tags.items():
             facts.add_row(f"tag {key}", value)
-        _out.print(facts)
+        _out.print(facts, markup=False)
         features = Table("feature", "type", "role", "description")
         roles = {group.record_identifier: "record identifier", group.event_time: "event time"}
         for feature in group.features:
             metadata = store.registry.feature(name, feature.name)
             features.add_row(feature.name, feature.type, roles.get(feature.name, ""), metadata.description or "")
-        _out.print(features)
+        _out.print(features, markup=False)
 
 
 @app.command()
@@ -185,9 +189,9 @@ def sql(
         _out.print(f"{result.num_rows:,} rows in {output}")
         return
     table = Table(*result.column_names)
-    for row in result.slice(0, rows).to_pylist():
-        table.add_row(*("" if value is None else _plain(str(value)) for value in row.values()))
-    _out.print(table)
+    for row in zip(*(column.to_pylist() for column in result.slice(0, rows).columns), strict=True):
+        table.add_row(*("" if value is None else str(value) for value in row))
+    _out.print(table, markup=False)
     if result.num_rows > rows:
         _out.print(f"{rows} of {result.num_rows:,} rows; see --rows and --output")
 
@@ -231,7 +235,7 @@ def _read(path: Path) -> pa.Table:
 
 def _plain(text: str) -> str:
     """Text that rich prints as it is."""
-    return text.replace("[", r"\[")
+    return escape(text)
 
 
 if __name__ == "__main__":

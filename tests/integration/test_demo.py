@@ -111,7 +111,7 @@ def joined(spine: pd.DataFrame, features: pd.DataFrame, *, key: str, time: str) 
 
 def assert_same(found: pa.ChunkedArray, expected: pd.Series) -> None:
     """The same values and the same gaps."""
-    want = pa.chunked_array(pa.array(expected, from_pandas=True))
+    want = pa.Table.from_pandas(expected.to_frame("want"), preserve_index=False)["want"]
     assert found.cast(want.type).equals(want), expected.name
 
 
