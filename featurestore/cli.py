@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -95,7 +96,7 @@ def serve(
 def groups(home: Home = None) -> None:
     """List the feature groups."""
     with _open(home, flush=False) as store:
-        table = Table("name", "identifier", "event time", "features", "stores", "created", "offline rows", "files")
+        table = _table("name", "identifier", "event time", "features", "stores", "created", "offline rows", "files")
         for group in store.feature_groups():
             stores = " + ".join(
                 name for name, config in (("online", group.online), ("offline", group.offline)) if config is not None
@@ -119,7 +120,7 @@ def describe(name: Annotated[str, typer.Argument(help="Feature group.")], home: 
     """Show one feature group: its features, stores and tags."""
     with _open(home, flush=False) as store:
         group = store.feature_group(name)
-        facts = Table(show_header=False)
+        facts = Table(show_header=False, box=box.SIMPLE)
         facts.add_row("ARN", group.arn)
         facts.add_row("status", group.status)
         facts.add_row("schema version", str(group.schema_version))
@@ -131,7 +132,7 @@ def describe(name: Annotated[str, typer.Argument(help="Feature group.")], home: 
         for key, value in group.tags.items():
             facts.add_row(f"tag {key}", value)
         _out.print(facts, markup=False)
-        features = Table("feature", "type", "role", "description")
+        features = _table("feature", "type", "role", "description")
         roles = {group.record_identifier: "record identifier", group.event_time: "event time"}
         for feature in group.features:
             metadata = store.registry.feature(name, feature.name)
@@ -188,7 +189,7 @@ def sql(
         pq.write_table(result, output, compression="zstd")
         _out.print(f"{result.num_rows:,} rows in {output}")
         return
-    table = Table(*result.column_names)
+    table = _table(*result.column_names)
     for row in zip(*(column.to_pylist() for column in result.slice(0, rows).columns), strict=True):
         table.add_row(*("" if value is None else str(value) for value in row))
     _out.print(table, markup=False)
@@ -231,6 +232,10 @@ def _read(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise ValidationFailed.one("data", f"a readable Parquet or CSV file ({error})", str(path)) from error
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def _plain(text: str) -> str:

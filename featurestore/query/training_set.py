@@ -58,14 +58,18 @@ class TrainingSet:
         return table
 
     def to_pandas(self) -> pd.DataFrame:
-        """As a DataFrame with a fresh index. Integral features are `Int64`, so that a missing value does not turn a column of
-        integers into floats; the spine's columns keep the types pandas gives them.
+        """As a DataFrame with a fresh index. Integral features are `Int64`, and so are integer columns of the spine with missing
+        values: a missing value never turns a column of integers into floats.
         """
         import pandas as pd
 
-        features = self.features.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-        frame: pd.DataFrame = pd.concat([self.spine.to_pandas(ignore_metadata=True), features], axis="columns")
-        return frame
+        nullable = {pa.int64(): pd.Int64Dtype()}.get
+        columns = {
+            name: self.spine[name].to_pandas(types_mapper=nullable if self.spine[name].null_count else None)
+            for name in self.spine.column_names
+        }
+        features = self.features.to_pandas(types_mapper=nullable)
+        return pd.DataFrame(columns | dict(features.items()))
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write the training set as one Parquet file and return its path."""

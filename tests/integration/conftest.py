@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -159,3 +162,18 @@ def create_group(sagemaker: Any) -> Callable[..., str]:
         return str(request["FeatureGroupName"])
 
     return create
+
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def cli(clean_environment: None) -> Cli:
+    """Run `featurestore <arguments>` in a process of its own, with settings by their lower-case names."""
+
+    def run(*arguments: object, **settings: object) -> subprocess.CompletedProcess[str]:
+        environ = os.environ | {f"FEATURESTORE_{name.upper()}": str(value) for name, value in settings.items()}
+        command = [sys.executable, "-m", "featurestore.cli", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=60, check=False)
+
+    return run

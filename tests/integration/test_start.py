@@ -33,7 +33,7 @@ def test_the_tutorial_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.Mo
                     exec(compile(runnable, str(PAGE), "exec"), names)  # noqa: S102 - the page is ours
                 printed = sink.getvalue()
             elif language == "sh" and text.startswith("featurestore serve"):
-                assert text.split() == "featurestore serve --home my-store --port 8080".split()
+                assert text.split() == ["featurestore", "serve", "--home", "my-store", "--port", "8080"]
                 service = Service(tmp_path / "my-store", tmp_path / "service.log").start()
             elif language == "sh":
                 program, option, url = shlex.split(runnable)
