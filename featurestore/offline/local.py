@@ -82,8 +82,8 @@ class LocalObjectStore:
         except OSError as error:
             raise self._unavailable(f"delete {key}", error) from error
 
-    def locate(self, key: str) -> str:
-        return str(self._root / key)
+    def paths(self, keys: Sequence[str]) -> Sequence[str]:
+        return [str(self._root / key) for key in keys]
 
     def _link(self, source: Path, key: str) -> bool:
         target = self._root / key

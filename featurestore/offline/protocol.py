@@ -34,5 +34,8 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens if there is none."""
 
-    def locate(self, key: str) -> str:
-        """The path or URL under which a query engine on this machine opens the object."""
+    def paths(self, keys: Sequence[str]) -> Sequence[str]:
+        """Paths on this machine under which a query engine opens existing objects, in the order of `keys`.
+
+        A remote store fetches what is not here yet; objects never change, so what was fetched once stays right.
+        """

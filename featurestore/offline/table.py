@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.offline import layout
@@ -26,6 +27,7 @@ class OfflineStore:
         with self._lock:
             return self._manifests.setdefault(root, Manifest(self.objects, root))
 
-    def locate(self, group: FeatureGroup, entry: FileEntry) -> str:
-        """The path or URL under which a query engine opens a data file."""
-        return self.objects.locate(f"{layout.group_root(group)}/{entry.path}")
+    def paths(self, group: FeatureGroup, entries: Sequence[FileEntry]) -> Sequence[str]:
+        """Paths on this machine under which a query engine opens data files of a group, in order."""
+        root = layout.group_root(group)
+        return self.objects.paths([f"{root}/{entry.path}" for entry in entries])

@@ -100,7 +100,7 @@ class OfflineReader:
         group = selection.group
         return GroupJoin(
             group,
-            [self._offline.locate(group, entry) for entry in entries],
+            self._offline.paths(group, entries),
             selection.features,
             any(entry.hard_deletes for entry in entries),
             f"{group.name}.{EVENT_TIME_SUFFIX}" if event_times else None,
@@ -120,7 +120,7 @@ class OfflineReader:
             if schema not in (HISTORY, LATEST):
                 raise ValidationFailed.one("schema", f"{HISTORY} or {LATEST}", schema)
             group = self._group_of(table.name)
-            paths = [self._offline.locate(group, entry) for entry in self._version(group).files]
+            paths = self._offline.paths(group, self._version(group).files)
             render = history_sql if schema == HISTORY else latest_sql
             views.append(View(schema, table.name, render(group, paths)))
             files.update(dict.fromkeys(paths))

@@ -67,7 +67,8 @@ def test_moving(objects: ObjectStore) -> None:
 
 def test_an_engine_opens_what_is_located(objects: ObjectStore) -> None:
     objects.put_if_absent("k", b"bytes")
-    assert Path(objects.locate("k")).read_bytes() == b"bytes"
+    objects.put_if_absent("deep/l", b"more")
+    assert [Path(path).read_bytes() for path in objects.paths(["deep/l", "k"])] == [b"more", b"bytes"]
 
 
 def test_no_temporary_file_stays(tmp_path: Path) -> None:

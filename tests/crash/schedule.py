@@ -96,8 +96,8 @@ class GatedObjects:
     def delete(self, key: str) -> None:
         self._between_gates(lambda: self._inner.delete(key))
 
-    def locate(self, key: str) -> str:
-        return self._inner.locate(key)
+    def paths(self, keys: Sequence[str]) -> Sequence[str]:
+        return self._inner.paths(keys)
 
 
 class GatedChanges:

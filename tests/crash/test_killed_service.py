@@ -170,7 +170,7 @@ def hard_deletes(store: FeatureStore) -> set[tuple[str, Any]]:
     group = store.feature_group(GROUP)
     found = set()
     for entry in store.offline.manifest(group).current().files:
-        for row in pq.ParquetFile(store.offline.locate(group, entry)).read().to_pylist():
+        for row in pq.ParquetFile(store.offline.paths(group, [entry])[0]).read().to_pylist():
             if row["_hard_deleted"]:
                 found.add((row["id"], row["api_invocation_time"]))
     return found

@@ -96,7 +96,7 @@ class World:
         assert all(not self.changes.read(shard, 1, 10) for shard in range(SHARDS)), "written changes are trimmed"
 
     def _numbers(self, key: str) -> list[int]:
-        return pq.ParquetFile(self.objects.locate(key)).read(["n"])["n"].to_pylist()
+        return pq.ParquetFile(self.objects.paths([key])[0]).read(["n"])["n"].to_pylist()
 
     def close(self) -> None:
         self.online.close()
