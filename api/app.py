@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -20,6 +21,7 @@ from api import native, openapi
 from api.control_plane import ControlPlane
 from api.runtime import Runtime
 from api.wire import (
+    AccessForbidden,
     Answer,
     Receive,
     Scope,
@@ -28,6 +30,7 @@ from api.wire import (
     json_11_error,
     request_id,
     rest_error,
+    send_answer,
 )
 from featurestore.errors import FeatureStoreError, StoreUnavailable, ValidationFailed
 from featurestore.store import FeatureStore
@@ -43,17 +46,41 @@ class Service:
     Args:
         store: open for as long as the service runs; closed by whoever opened it.
         ready: says why the service should get no traffic now, or None when it may.
+        hosts: names that requests may call the service by, lower case and without port; None allows any. A service that
+            trusts whoever reaches it over the loopback must not answer a web page whose own host name was pointed there.
     """
 
-    def __init__(self, store: FeatureStore, *, ready: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        *,
+        ready: Callable[[], str | None] = lambda: None,
+        hosts: frozenset[bytes] | None = None,
+    ) -> None:
         self._runtime = Runtime(store.records)
         self._web = _web(store, ready)
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and Runtime.owns(scope["path"]):
+        if scope["type"] != "http":
+            await self._web(scope, receive, send)
+        elif self._hosts is not None and (host := _foreign_host(scope, self._hosts)) is not None:
+            names = b", ".join(sorted(self._hosts)).decode()
+            refusal = AccessForbidden(f"Host: expected one of {names}, got {host!r}")
+            await send_answer(send, rest_error(refusal), request_id(), head=scope["method"] == "HEAD")
+        elif Runtime.owns(scope["path"]):
             await self._runtime(scope, receive, send)
         else:
             await self._web(scope, receive, send)
+
+
+def _foreign_host(scope: Scope, hosts: frozenset[bytes]) -> str | None:
+    """The Host header if it names none of `hosts`; browsers always send one."""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            host: bytes = value if value.endswith(b"]") else value.rpartition(b":")[0] or value
+            return None if host.lower() in hosts else value.decode("latin-1")
+    return None
 
 
 def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
@@ -69,7 +96,19 @@ def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
         title="Feature store",
         description="Speaks the Amazon SageMaker Feature Store API; `/v1` holds what that API has no operation for.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    # Swagger UI from a package, where FastAPI's own page would load it from a public network.
+    patch_fastapi(
+        app,
+        docs_url="/docs",
+        redirect_from_root_to_docs=False,
+        swagger_js_url="/docs/swagger-ui.js",
+        swagger_css_url="/docs/swagger-ui.css",
+        swagger_favicon_url="/docs/favicon.png",
+        swagger_ui_parameters={"tryItOutEnabled": False, "defaultModelsExpandDepth": -1},
     )
 
     @app.head("/health", include_in_schema=False)

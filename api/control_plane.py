@@ -54,6 +54,11 @@ class ControlPlane:
             "DeleteTags": self._typed(shapes.DeleteTags, self.delete_tags),
         }
 
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Names of the operations, as clients put them behind TARGET_PREFIX."""
+        return tuple(self._operations)
+
     def call(self, target: str, body: bytes) -> Answer:
         """Carry out one request; what the client did wrong is answered in the protocol's error form.
 

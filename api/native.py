@@ -108,7 +108,10 @@ def routes(store: FeatureStore, *, body_bytes_max: int) -> APIRouter:
             fresh=wanted.fresh,
             progress=False,
         )
-        headers = {"x-featurestore-versions": msgspec.json.encode(dict(result.manifest_versions)).decode()}
+        headers = {
+            "x-featurestore-versions": msgspec.json.encode(dict(result.manifest_versions)).decode(),
+            "x-featurestore-spine-columns": str(result.spine.num_columns),
+        }
         return await run_in_threadpool(_table_answer, result.to_arrow(), request, headers)
 
     @router.post(

@@ -20,6 +20,9 @@ from featurestore.store import FeatureStore
 BACKLOG: Final = 2048
 """Connections that may wait to be accepted: uvicorn's own default."""
 
+LOOPBACK_HOSTS: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+"""What a service that listens on loopback may be called in requests."""
+
 SHUTDOWN_S: Final = 20
 """How long requests under way may take once the process is told to stop."""
 
@@ -64,8 +67,8 @@ class _AnnouncingServer(uvicorn.Server):
 def serve(
     store: FeatureStore,
     listener: socket.socket,
+    settings: Settings,
     *,
-    access_log: bool = False,
     announce: Callable[[], None] = lambda: None,
     ready: Callable[[], str | None] = lambda: None,
 ) -> None:
@@ -76,11 +79,11 @@ def serve(
         ready: as for `Service`.
     """
     config = uvicorn.Config(
-        Service(store, ready=ready),
+        Service(store, ready=ready, hosts=None if settings.insecure else LOOPBACK_HOSTS | {settings.host.encode()}),
         http="httptools",
         loop="uvloop",
         log_config=None,
-        access_log=access_log,
+        access_log=settings.access_log,
         timeout_graceful_shutdown=SHUTDOWN_S,
         server_header=False,
     )

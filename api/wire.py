@@ -49,6 +49,12 @@ class UnknownOperation(FeatureStoreError):
     code = "UnknownOperationException"
 
 
+class AccessForbidden(FeatureStoreError):
+    """The request is understood and not allowed."""
+
+    code = "AccessForbidden"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One HTTP answer, complete."""
@@ -63,6 +69,8 @@ def status_of(error: FeatureStoreError) -> int:
     """The HTTP status of an error on the runtime API and the native routes."""
     if isinstance(error, ValidationFailed | QueryError):
         return 400
+    if isinstance(error, AccessForbidden):
+        return 403
     if isinstance(error, FeatureGroupNotFound | UnknownOperation):
         return 404
     if isinstance(error, Conflict):

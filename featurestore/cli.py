@@ -84,7 +84,7 @@ def serve(
             server.serve(
                 store,
                 listener,
-                access_log=settings.access_log,
+                settings,
                 announce=announce,
                 ready=lambda: worker.status.error,
             )

@@ -470,7 +470,7 @@ class TestTtl:
         self, runtime: Any, group: str, hourly: str, key: str, level: str
     ) -> None:
         own = {"TtlDuration": {"Unit": "Hours", "Value": 1}}
-        expires_us = now_us() + 700_000
+        expires_us = now_us() + 1_200_000
         target, members = (hourly, {}) if level == "group" else (group, own)
         put(runtime, target, key, format_iso(expires_us - HOUR_US), members=members)
         deadline_s = time.monotonic() + WAIT_S_MAX

@@ -1,0 +1,158 @@
+"""docs/reference/http.md and errors.md tell the truth: every route, operation, limit and error is there, and the examples run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import featurestore
+from api import app, openapi, runtime, wire
+from api import control_plane as control
+from api import native as native_routes
+from featurestore import errors
+from featurestore.errors import FeatureStoreError, ServiceRefused
+from featurestore.model import limits
+from featurestore.settings import Settings
+from tests.integration.conftest import Http, Reply
+from tests.service import Service
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+HTTP = (REFERENCE / "http.md").read_text()
+ERRORS = (REFERENCE / "errors.md").read_text()
+WRITTEN_URL = "http://127.0.0.1:8080"
+HIDDEN = {"GET /docs", "GET /openapi.json", "POST /"}
+"""Routes that an OpenAPI document does not list."""
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """The cells of all tables of a page, heads and rules left out."""
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")
+    ]
+    return [row for row in rows if set(row[0]) - set("-|")]
+
+
+@pytest.fixture(scope="module")
+def routes(http_client: Http) -> set[str]:
+    paths = http_client.request("GET", "/openapi.json").json["paths"]
+    assert paths.keys() >= openapi.RECORD_PATHS.keys()
+    return {f"{method.upper()} {path}" for path, item in paths.items() for method in item}
+
+
+def test_every_route_is_documented(routes: set[str]) -> None:
+    for route in routes | HIDDEN:
+        assert f"`{route}" in HTTP, f"{route} is not in http.md"
+
+
+def test_every_documented_route_exists(routes: set[str]) -> None:
+    written = set(re.findall(r"`((?:GET|PUT|POST|DELETE|PATCH) /[^`]*)`", HTTP))
+    assert written == routes | HIDDEN
+
+
+def test_every_operation_is_documented(tmp_path: Path) -> None:
+    with featurestore.open(tmp_path / "home") as store:
+        operations = control.ControlPlane(store).operations
+    section = HTTP.partition("\n## Feature groups\n")[2].partition("\n## ")[0]
+    assert [row[0] for row in table_rows(section)[1:]] == [f"`{name}`" for name in operations]
+    for path in openapi.RECORD_PATHS.values():
+        for operation in path.values():
+            assert f"\n### {operation['summary']}: `" in HTTP
+
+
+def test_every_member_is_documented(http_client: Http) -> None:
+    paths = http_client.request("GET", "/openapi.json").json["paths"]
+    for item in paths.values():
+        for operation in item.values():
+            names = {parameter["name"] for parameter in operation.get("parameters", ())}
+            schema = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            names |= schema.get("properties", {}).keys()
+            for name in names:
+                assert re.search(rf"[`{{?]{name}\b", HTTP), f"{name} is not in http.md"
+
+
+def test_limits() -> None:
+    mib = 1 << 20
+    assert dict(row for row in table_rows(HTTP) if len(row) == 2 and row[1][:1].isdigit() and not row[1].startswith("200")) == {
+        "body of a record request": f"{runtime.BODY_BYTES_MAX // mib} MiB",
+        "body of a feature group request": f"{app.CONTROL_BODY_BYTES_MAX // mib} MiB",
+        "body of `/v1/sql`": f"{native_routes.SQL_BODY_BYTES_MAX // mib} MiB",
+        "body of the other native routes": f"{Settings.load({}).body_bytes_max // mib} MiB, `FEATURESTORE_BODY_BYTES_MAX`",
+        "names and values of a record": f"{limits.RECORD_BYTES_MAX:,} bytes",
+        "a value": f"{limits.VALUE_CHARS_MAX:,} characters",
+        "a record identifier": f"{limits.RECORD_IDENTIFIER_BYTES_MAX:,} bytes",
+        "groups in one BatchGetRecord": f"{limits.BATCH_GET_GROUPS_MAX}",
+        "identifiers per group in one BatchGetRecord": f"{limits.BATCH_GET_IDENTIFIERS_MAX}",
+        "features of a group": f"{limits.FEATURES_PER_GROUP_MAX:,}",
+        "features added at once": f"{limits.FEATURE_ADDITIONS_MAX}",
+        "feature groups": f"{limits.FEATURE_GROUPS_MAX:,}",
+        "tags of a group": f"{limits.TAGS_MAX}",
+        "parameters of a feature": f"{limits.FEATURE_PARAMETERS_MAX}",
+    }
+
+
+def error_classes(root: type[FeatureStoreError] = FeatureStoreError) -> Iterator[type[FeatureStoreError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from error_classes(child)
+
+
+def test_every_error_is_documented() -> None:
+    ours = [
+        kind for kind in error_classes() if kind.__module__ in (errors.__name__, wire.__name__) and kind is not ServiceRefused
+    ]
+    expected = {}
+    for kind in ours:
+        error = kind.__new__(kind)
+        native, aws = wire.rest_error(error), Reply(0, {}, wire.json_11_error(error).body)
+        assert dict(native.headers)[b"x-amzn-errortype"] == kind.code.encode()
+        expected[f"`{kind.__name__}`"] = [
+            f"`{kind.code}`",
+            f"`{aws.code}`",
+            str(native.status),
+            str(wire.json_11_error(error).status),
+            "yes" if kind.retryable else "no",
+        ]
+    written = {row[0]: row[1:6] for row in table_rows(ERRORS)[1:]}
+    assert written == expected
+    assert f"`{ServiceRefused.__name__}`" in ERRORS
+
+
+class TestExamples:
+    """The curl commands of http.md, and what the page says that they print."""
+
+    def test_they_print_what_the_page_says(self, tmp_path: Path) -> None:
+        printed = ""
+        compared = 0
+        with Service(tmp_path / "home", tmp_path / "log") as service:
+            http_client = Http(service.port)
+            for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", HTTP, re.MULTILINE | re.DOTALL):
+                if language == "sh":
+                    printed = "".join(self.curl(http_client, command) for command in text.split("\ncurl "))
+                else:
+                    assert printed == text.strip()
+                    compared += 1
+        assert compared == 4
+
+    @staticmethod
+    def curl(http_client: Http, command: str) -> str:
+        """What `curl -s` prints; not every machine has it."""
+        words = [word for word in shlex.split(command) if word not in ("curl", "-s")]
+        method, body, headers, path = None, None, {}, ""
+        while words:
+            word = words.pop(0)
+            if word == "-X":
+                method = words.pop(0)
+            elif word == "-H":
+                name, _, value = words.pop(0).partition(": ")
+                headers[name] = value
+            elif word == "-d":
+                body = words.pop(0).replace("\n", "")
+                headers["Content-Type"] = "application/x-www-form-urlencoded"
+            else:
+                assert word.startswith(WRITTEN_URL)
+                path = word.removeprefix(WRITTEN_URL)
+        return http_client.request(method or ("GET" if body is None else "POST"), path, body, headers).body.decode()
