@@ -82,8 +82,9 @@ class Http:
         return int(count)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One for each module: others kill every child of this process, to see what becomes of theirs."""
     folder = tmp_path_factory.mktemp("service")
     running = Service(folder / "home", folder / "log").start()
     yield running
@@ -94,7 +95,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     assert " ERROR " not in log, log
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def http_client(service: Service) -> Http:
     return Http(service.port)
 
@@ -105,13 +106,13 @@ def _client(name: str, service: Service) -> Iterator[Any]:
     client.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sagemaker(service: Service, clean_environment: None) -> Iterator[Any]:
     """Unmodified boto3 client of the control plane."""
     yield from _client("sagemaker", service)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def runtime(service: Service, clean_environment: None) -> Iterator[Any]:
     """Unmodified boto3 client of the record operations."""
     yield from _client("sagemaker-featurestore-runtime", service)
@@ -145,7 +146,7 @@ OFFLINE: dict[str, Any] = {"S3StorageConfig": {"S3Uri": "s3://test-bucket/prefix
 FEATURES = definitions(id="String", at="String", amount="Fractional", count="Integral", note="String")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def create_group(sagemaker: Any) -> Callable[..., str]:
     """Create a feature group under a fresh name and return the name. Members override the default ones; None removes."""
 

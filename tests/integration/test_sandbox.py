@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -127,7 +128,13 @@ def gone(*pids: int) -> bool:
 
 
 def children() -> list[int]:
-    return [child.pid for child in psutil.Process().children()]
+    """Processes of sandboxes: not other children of this process, nor one that has not become a sandbox yet."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.cmdline()[1:3] == ["-I", "-c"]:
+                found.append(child.pid)
+    return found
 
 
 # answers ----------------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def read_answers(connection: socket.socket, methods: list[str]) -> list[tuple[in
 
 
 def get_bytes(path: str, *headers: str, method: str = "GET") -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *headers, "", ""]).encode()
 
 
 def put_bytes(group: str, identifier: str, *headers: str) -> bytes:
@@ -181,7 +181,7 @@ class TestConnections:
     @pytest.mark.parametrize("request_line", ["GET /health HTTP/1.0", "GET /health HTTP/1.1\r\nConnection: close"])
     def test_a_connection_that_is_not_to_be_kept(self, http_client: Http, request_line: str) -> None:
         with connected(http_client.port) as connection:
-            connection.sendall(f"{request_line}\r\nHost: x\r\n\r\n".encode())
+            connection.sendall(f"{request_line}\r\nHost: 127.0.0.1\r\n\r\n".encode())
             with connection.makefile("rb") as stream:
                 answer = stream.read()
         assert answer.startswith(b"HTTP/1.1 200 ")
@@ -233,18 +233,18 @@ class TestMisbehaviour:
         "request_bytes",
         [
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
-            b"BREW /health HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"BREW /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
             b"GET\r\n\r\n",
-            b"GET /health HTTP/9.9\r\nHost: x\r\n\r\n",
-            b"GET /health HTTP/1.1\r\nHost: x\r\nBad Header: 1\r\n\r\n",
-            b"GET /health HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
-            b"GET /FeatureGroup/\xff\xfe?RecordIdentifierValueAsString=x HTTP/1.1\r\nHost: x\r\n\r\n",
-            b"GET /v1/\xc3\xa4 HTTP/1.1\r\nHost: x\r\n\r\n",
-            b"PUT /FeatureGroup/x HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n{}",
-            b"PUT /FeatureGroup/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2, 3\r\n\r\n{}",
-            b"PUT /FeatureGroup/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
-            b"PUT /FeatureGroup/x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            b"PUT /FeatureGroup/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+            b"GET /health HTTP/9.9\r\nHost: 127.0.0.1\r\n\r\n",
+            b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nBad Header: 1\r\n\r\n",
+            b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: a\x00b\r\n\r\n",
+            b"GET /FeatureGroup/\xff\xfe?RecordIdentifierValueAsString=x HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+            b"GET /v1/\xc3\xa4 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+            b"PUT /FeatureGroup/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: -1\r\n\r\n{}",
+            b"PUT /FeatureGroup/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2, 3\r\n\r\n{}",
+            b"PUT /FeatureGroup/x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
+            b"PUT /FeatureGroup/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"PUT /FeatureGroup/x HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
         ],
         ids=[
             "TLS",

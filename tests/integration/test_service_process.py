@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -133,13 +134,10 @@ class TestStopping:
         service = Service(tmp_path / "home", tmp_path / "log", flush_s="3600").start()
         http_client = Http(service.port)
         assert http_client.control("CreateFeatureGroup", group_request("g")).status == 200
-        body = (
-            b'{"Record":[{"FeatureName":"id","ValueAsString":"late"},{"FeatureName":"at","ValueAsString":"'
-            + AT.encode()
-            + b'"}]}'
-        )
+        body = json.dumps({"Record": record(id="late", at=AT)}).encode()
+        head = f"PUT /FeatureGroup/g HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", service.port), timeout=WAIT_S_MAX) as connection:
-            connection.sendall(b"PUT /FeatureGroup/g HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:10])
+            connection.sendall(head.encode() + body[:10])
             wait_until(lambda: http_client.request("GET", "/health").status == 200)
             os.kill(service.pid, signal.SIGTERM)
             wait_until(lambda: "Shutting down" in service.log.read_text())

@@ -27,10 +27,10 @@ GROUP = FeatureGroup(
     "g",
     "id",
     "t",
-    definitions(
-        [("id", FeatureType.STRING), ("t", FeatureType.STRING), ("n", FeatureType.INTEGRAL), ("x", FeatureType.FRACTIONAL)]
-    )
-    + (
+    (
+        *definitions(
+            [("id", FeatureType.STRING), ("t", FeatureType.STRING), ("n", FeatureType.INTEGRAL), ("x", FeatureType.FRACTIONAL)]
+        ),
         FeatureDefinition("words", FeatureType.STRING, CollectionType.SET),
         FeatureDefinition("place", FeatureType.FRACTIONAL, CollectionType.VECTOR, 2),
     ),

@@ -1,0 +1,48 @@
+"""The benchmarks by name, and one run of one of them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.bench import freshness, ingest, machine, online, training_set
+from tests.bench.sheet import Result, Sheet
+
+Benchmark = Callable[[str, int, Path, Sheet, Callable[[str], None]], None]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "online": online.measure,
+    "ingest": ingest.measure,
+    "training_set": training_set.measure,
+    "freshness": freshness.measure,
+}
+SIZES = ("tiny", "canonical")
+ROUNDS = {"tiny": 1, "canonical": 5}
+
+
+def run(name: str, size: str, rounds: int, say: Callable[[str], None] = lambda _: None) -> Result:
+    """Run one benchmark in a temporary folder (below TMPDIR, which decides the disk).
+
+    Raises:
+        AssertionError: two answers to one question differ.
+    """
+    before = machine.load_average()
+    sheet = Sheet()
+    with tempfile.TemporaryDirectory(prefix="featurestore-bench-") as folder:
+        facts = machine.facts(Path(folder))
+        BENCHMARKS[name](size, rounds, Path(folder), sheet, say)
+    return Result(
+        benchmark=name,
+        size=size,
+        rounds=rounds,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=machine.commit(),
+        machine=facts,
+        load_average=(before, machine.load_average()),
+        parameters=sheet.parameters,
+        tables=sheet.tables,
+        ratios=sheet.ratios,
+        checksums=sheet.checksums,
+    )
