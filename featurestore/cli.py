@@ -190,8 +190,8 @@ def sql(
         _out.print(f"{result.num_rows:,} rows in {output}")
         return
     table = _table(*result.column_names)
-    for row in zip(*(column.to_pylist() for column in result.slice(0, rows).columns), strict=True):
-        table.add_row(*("" if value is None else str(value) for value in row))
+    for row in zip(*(_texts(column) for column in result.slice(0, rows).columns), strict=True):
+        table.add_row(*row)
     _out.print(table, markup=False)
     if result.num_rows > rows:
         _out.print(f"{rows} of {result.num_rows:,} rows; see --rows and --output")
@@ -232,6 +232,15 @@ def _read(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise ValidationFailed.one("data", f"a readable Parquet or CSV file ({error})", str(path)) from error
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """The values as people read them; null is empty."""
+    try:
+        values = column.to_pylist()
+    except (OverflowError, ValueError):  # Python's dates end at the years 1 and 9999
+        values = column.cast(pa.string()).to_pylist()
+    return ["" if value is None else str(value) for value in values]
 
 
 def _table(*columns: str) -> Table:

@@ -57,10 +57,16 @@ class OfflineWriterWorker:
         while not self._stop.wait(pause_s):
             try:
                 drained = self._store.flush()
-            except FeatureStoreError as error:
+            except Exception as error:  # whatever it is, the outbox keeps what waits, and somebody has to try again
                 pause_s = min(max(pause_s, self._flush_s) * 2, RETRY_S_MAX)
                 self._status = WriterStatus(self._status.flushed_at_s, str(error))
-                _log.error("the offline store can't be written, next attempt in %.0f s: %s", pause_s, error)
+                expected = isinstance(error, FeatureStoreError)
+                _log.error(
+                    "the offline store can't be written, next attempt in %.0f s: %s",
+                    pause_s,
+                    error,
+                    exc_info=None if expected else error,
+                )
             else:
                 pause_s = self._flush_s
                 self._status = WriterStatus(time.time(), None)

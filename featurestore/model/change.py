@@ -1,6 +1,7 @@
 """Changes: one write to one record, and the rule that decides which write wins.
 
-`(event_time_us, api_time_us)` is the total order of the changes of one record, online and offline, and breaks every tie.
+`(event_time_us, is a put, api_time_us)` is the total order of the changes of one record, online and offline, and breaks every
+tie: at equal event times a put stands above a soft delete, whichever came first, and of two puts the later arrival wins.
 Source of the rules: the API's PutRecord and DeleteRecord pages; where they are silent, docs/guarantees.md.
 """
 
@@ -101,15 +102,18 @@ class Applied:
 def wins(change: Change, stored_event_time_us: int | None) -> Outcome:
     """Decide a fresh change against the event time of the stored record or tombstone (None: nothing is stored).
 
-    An equal event time is overwritten by the later arrival; a hard delete must be strictly later.
+    A put overwrites a record of equal event time; a delete must be strictly later, else a soft one changes nothing online and a
+    hard one is refused (the API's DeleteRecord page).
     """
     if not change.targets & ONLINE:
         return Outcome.HISTORIC
     if stored_event_time_us is None:
         return Outcome.NEWEST
-    if change.op is Op.HARD_DELETE:
-        return Outcome.NEWEST if change.event_time_us > stored_event_time_us else Outcome.REFUSED
-    return Outcome.NEWEST if change.event_time_us >= stored_event_time_us else Outcome.HISTORIC
+    if change.op is Op.PUT:
+        return Outcome.NEWEST if change.event_time_us >= stored_event_time_us else Outcome.HISTORIC
+    if change.event_time_us > stored_event_time_us:
+        return Outcome.NEWEST
+    return Outcome.REFUSED if change.op is Op.HARD_DELETE else Outcome.HISTORIC
 
 
 def write_id(group_id: int, record_id: str, token: str) -> bytes:

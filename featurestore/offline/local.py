@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -50,7 +51,8 @@ class LocalObjectStore:
         except OSError as error:
             raise self._unavailable(f"write {key}", error) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # what stays under _tmp is no data
+                temporary.unlink(missing_ok=True)
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -63,7 +65,7 @@ class LocalObjectStore:
     def list(self, prefix: str) -> Sequence[str]:
         found: list[str] = []
         try:
-            for folder, _, names in os.walk(self._root / prefix):
+            for folder, _, names in os.walk(self._root / prefix, onerror=_raise_unless_absent):
                 stem = Path(folder).relative_to(self._root).as_posix()
                 found.extend(f"{stem}/{name}" for name in names)
         except OSError as error:
@@ -118,6 +120,11 @@ class LocalObjectStore:
 
     def _unavailable(self, operation: str, error: OSError) -> StoreUnavailable:
         return StoreUnavailable(operation, str(error), hint=f"see FEATURESTORE_OFFLINE_URL, now {self._root}")
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -60,8 +60,9 @@ class OnlineStore(Protocol):
     async def load(self, changes: Sequence[LoggedChange]) -> int:
         """Upsert puts that are stamped and already kept elsewhere (batch ingest, rebuild): state only, no outbox entry.
 
-        A row replaces the stored one if its (event time, api time) is greater, and is dropped if the record was hard
-        deleted at or after its api time. Idempotent, any order, any number of rows; each is atomic.
+        A row replaces the stored one if it is greater in the order of changes (event time; at equal ones a put stands
+        above a soft delete; then api time), and is dropped if the record was hard deleted at or after its api time.
+        Idempotent, any order, any number of rows; each is atomic.
         Returns how many became the record's state.
 
         Raises:

@@ -70,7 +70,8 @@ _BURY: Final = (
 )
 _LOAD: Final = (
     f"{_SET} WHERE ?4 > record.grave_us AND (record.state = {_State.GRAVE:d} "
-    "OR (?3, ?4) > (record.event_time_us, record.api_time_us))"
+    "OR ?3 > record.event_time_us OR ?3 = record.event_time_us "
+    f"AND (record.state = {_State.TOMBSTONE:d} OR ?4 > record.api_time_us))"
 )
 
 

@@ -2,8 +2,9 @@
 
 The rules (docs/guarantees.md, P6 and P7):
 
-- The answer at time t is what the online store's rules make of the changes up to t: newest event time wins, equal event
-  times are decided by arrival, a hard delete forgets everything that arrived before it.
+- The answer at time t is what the online store's rules make of the changes up to t: newest event time wins; at equal event
+  times a put stands above a soft delete, and of two puts the later arrival wins; a hard delete forgets everything that
+  arrived before it.
 - Delete markers and expiry are applied to the winner after the match, never before it: filtering them out first would bring
   an older value back to life.
 - Every spine row stays, in its order; a row without an answer has nulls.
@@ -34,6 +35,9 @@ from featurestore.query.history import files_relation
 ROW: Final = "row"
 KEY: Final = "key"
 TIME: Final = "time"
+
+RANK: Final = "struct_pack(a := _at, b := NOT _deleted, c := _api)"
+"""The place of a change in the order of a record's changes, see `model.change`."""
 
 INTERRUPTED: Final = "Query interrupted"
 """What the engine raises, as a RuntimeError, when a signal arrives while it runs."""
@@ -109,8 +113,8 @@ def join_sql(join: GroupJoin, cut: Cut) -> str:
     never = "'infinity'::TIMESTAMPTZ"
     return (
         f"WITH {', '.join(ctes)} SELECT {', '.join(values)} FROM spine s ASOF LEFT JOIN timeline f "
-        f"ON s.{KEY} = f._key AND struct_pack(a := s.{TIME}, b := {never}, c := {never}) "
-        f">= struct_pack(a := f._from, b := f._at, c := f._api) ORDER BY s.{ROW}"
+        f"ON s.{KEY} = f._key AND struct_pack(a := s.{TIME}, b := {never}, c := true, d := {never}) "
+        f">= struct_pack(a := f._from, b := f._at, c := NOT f._deleted, d := f._api) ORDER BY s.{ROW}"
     )
 
 
@@ -152,9 +156,9 @@ def _running_newest(relation: str, partition: str) -> str:
     A change that comes into sight after a newer one (it arrived late) never becomes the answer.
     """
     return (
-        f"SELECT * EXCLUDE (_newest) FROM (SELECT *, max(struct_pack(a := _at, b := _api)) OVER (PARTITION BY {partition} "
-        "ORDER BY _from, _at, _api ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS _newest "
-        f"FROM {relation}) WHERE _newest.a = _at AND _newest.b = _api"
+        f"SELECT * EXCLUDE (_newest) FROM (SELECT *, max({RANK}) OVER (PARTITION BY {partition} "
+        f"ORDER BY _from, {RANK} ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS _newest "
+        f"FROM {relation}) WHERE _newest = {RANK}"
     )
 
 
@@ -178,7 +182,8 @@ def _with_graves(join: GroupJoin, cut: Cut) -> list[str]:
         "eras AS MATERIALIZED (SELECT *, max(CASE WHEN _hard THEN _api END) OVER (PARTITION BY _key ORDER BY _from "
         "RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS _barrier FROM changes SEMI JOIN buried USING (_key))",
         "starts AS (SELECT _key, _barrier, min(_from) AS _from FROM eras WHERE _barrier IS NOT NULL GROUP BY ALL)",
-        f"firsts AS (SELECT e._key, e._barrier, e._from, arg_max({first}, struct_pack(a := c._at, b := c._api)) "
+        f"firsts AS (SELECT e._key, e._barrier, e._from, "
+        f"arg_max({first}, struct_pack(a := c._at, b := NOT c._deleted, c := c._api)) "
         "FILTER (c._key IS NOT NULL) AS _first FROM starts e LEFT JOIN changes c ON c._key = e._key AND NOT c._hard "
         "AND c._from <= e._from AND c._api > e._barrier GROUP BY ALL)",
         f"counting AS (SELECT {names}, _barrier FROM eras WHERE NOT _hard AND (_barrier IS NULL OR _api > _barrier) "

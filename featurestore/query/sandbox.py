@@ -577,7 +577,7 @@ class _Result:
                 self._receive(child.DONE)
                 return pa.Table.from_batches(batches, stream.schema)
         except (pa.ArrowException, OSError) as error:
-            raise QueryFailed("the query process sent something that can't be read") from error
+            raise QueryFailed(f"the query process sent something that can't be read; cast unusual types ({error})") from error
 
     def read(self, size: int) -> pa.Buffer:
         """For pyarrow: the next bytes of the Arrow stream."""

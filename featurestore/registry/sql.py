@@ -197,7 +197,7 @@ class SqlRegistry:
         with self._write() as connection:
             before = self._live(connection, name, lock=True)
             now_us = self._clock_us()
-            after = replace(change(before), modified_at_us=now_us)
+            after = replace(change(before), modified_at_us=max(now_us, before.created_at_us))
             self._add_features(connection, after, len(before.features), now_us)
             self._store_group(connection, after)
             self._bump(connection)

@@ -104,9 +104,10 @@ def test_soft_delete_hides_and_remembers(backend: Backend) -> None:
     assert backend.read("a") == b"again"
 
 
-def test_late_soft_delete_changes_nothing_online_and_is_logged(backend: Backend) -> None:
+@pytest.mark.parametrize("event_time_us", [5, 10])
+def test_soft_delete_that_is_not_later_changes_nothing_online_and_is_logged(backend: Backend, event_time_us: int) -> None:
     backend.apply(put("a", 10, b"kept"))
-    assert backend.apply(put("a", 5, op=Op.SOFT_DELETE))[0].outcome is Outcome.HISTORIC
+    assert backend.apply(put("a", event_time_us, op=Op.SOFT_DELETE))[0].outcome is Outcome.HISTORIC
     assert backend.read("a") == b"kept"
     assert len(backend.logged("a")) == 2
 
@@ -268,6 +269,9 @@ def test_load_does_not_resurrect_what_was_hard_deleted(backend: Backend) -> None
 def test_load_does_not_pass_a_tombstone(backend: Backend) -> None:
     stamp = backend.apply(put("a", 10, op=Op.SOFT_DELETE))[0].stamp
     assert load(backend, (put("a", 9), stamp.api_time_us + 1)) == 0
+    assert backend.read("a") is None
+    assert load(backend, (put("a", 10, b"same time"), stamp.api_time_us - 1)) == 1
+    assert backend.read("a") == b"same time"
     assert load(backend, (put("a", 11, b"new"), stamp.api_time_us + 1)) == 1
     assert backend.read("a") == b"new"
 

@@ -155,7 +155,7 @@ def check_online(store: FeatureStore, rows: list[dict[str, Any]]) -> None:
             if (key, row["api_invocation_time"]) in hard:
                 assert row_us > event_time_us, "a hard delete that is not later must be refused"
                 event_time_us, token = -1, None
-            elif row_us >= event_time_us:
+            elif row_us > event_time_us or (row_us == event_time_us and not row["is_deleted"]):
                 event_time_us, token = row_us, row["token"]
         expected.append(token)
     online = [store.get_record(GROUP, key) for key in KEYS]

@@ -357,13 +357,15 @@ class TestDelete:
         assert read(runtime, group, key) == {"id": key, "at": T0, "note": "older than all of it"}
         assert http_client.sql(f"SELECT note FROM latest.\"{group}\" WHERE id = '{key}'") == [["older than all of it"]]
 
+    @pytest.mark.parametrize("at", [T0, T1], ids=["older", "equal"])
     def test_a_stale_soft_delete_changes_nothing_online_and_writes_a_marker(
-        self, runtime: Any, http_client: Http, group: str, key: str, delete: Callable[..., None]
+        self, runtime: Any, http_client: Http, group: str, key: str, delete: Callable[..., None], at: str
     ) -> None:
         put(runtime, group, key, T1, note="stays")
-        delete(T0)
+        delete(at)
         assert (read(runtime, group, key) or {})["note"] == "stays"
-        assert history(http_client, group, key) == [[T1, "stays", False], [T0, None, True]]
+        assert history(http_client, group, key) == [[T1, "stays", False], [at, None, True]]
+        assert http_client.sql(f"SELECT note FROM latest.\"{group}\" WHERE id = '{key}'") == [["stays"]]
 
     @pytest.mark.parametrize("at", [T0, T1], ids=["older", "equal"])
     def test_a_stale_hard_delete_is_an_error_and_changes_nothing(
@@ -375,14 +377,12 @@ class TestDelete:
         assert (read(runtime, group, key) or {})["note"] == "stays"
         assert history(http_client, group, key) == [[T1, "stays", False]]
 
-    def test_a_soft_delete_at_the_records_own_time_arrives_later_and_wins(
+    def test_a_put_at_the_time_of_a_soft_delete_brings_the_record_back(
         self, runtime: Any, group: str, key: str, delete: Callable[..., None]
     ) -> None:
-        put(runtime, group, key, T1)
         delete(T1)
-        assert read(runtime, group, key) is None
-        put(runtime, group, key, T1, note="later still")
-        assert (read(runtime, group, key) or {})["note"] == "later still"
+        put(runtime, group, key, T1, note="same time")
+        assert (read(runtime, group, key) or {})["note"] == "same time"
 
     @pytest.mark.parametrize(("mode", "visible"), [("SoftDelete", False), ("HardDelete", True)])
     def test_what_does_not_exist_can_be_deleted(

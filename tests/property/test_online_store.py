@@ -77,10 +77,12 @@ class OnlineStoreMachine(RuleBasedStateMachine):
             expected = Outcome.HISTORIC
         elif held is None:
             expected = Outcome.NEWEST
-        elif op is Op.HARD_DELETE:
-            expected = Outcome.NEWEST if event_time_us > held.event_time_us else Outcome.REFUSED
-        else:
+        elif op is Op.PUT:
             expected = Outcome.NEWEST if event_time_us >= held.event_time_us else Outcome.HISTORIC
+        elif event_time_us > held.event_time_us:
+            expected = Outcome.NEWEST
+        else:
+            expected = Outcome.REFUSED if op is Op.HARD_DELETE else Outcome.HISTORIC
         assert applied.outcome is expected
         if expected is Outcome.REFUSED:
             return
@@ -109,7 +111,7 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         for row in rows:
             change, api_us = row.change, row.stamp.api_time_us
             held = self.held.get(change.record_id)
-            newer = held is None or (change.event_time_us, api_us) > (held.event_time_us, held.api_time_us)
+            newer = held is None or (change.event_time_us, True, api_us) > (held.event_time_us, held.live, held.api_time_us)
             if newer and api_us > self.graves.get(change.record_id, 0):
                 self.held[change.record_id] = Held(change.event_time_us, api_us, True, change.values, None)
 

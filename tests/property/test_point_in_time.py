@@ -78,11 +78,14 @@ def oracle(history: list[Past], key: str | None, time_us: int | None, cut: Cut) 
         and (not cut.as_served or api_us <= time_us)
     ]
     barrier = max((api_us for past, api_us in in_sight if past.op is Op.HARD_DELETE), default=-1)
-    counting = [(past.event_time_us, api_us, past) for past, api_us in in_sight if past.op is not Op.HARD_DELETE]
-    counting = [item for item in counting if item[1] > barrier]
+    counting = [
+        (past.event_time_us, past.op is Op.PUT, api_us, past)
+        for past, api_us in in_sight
+        if past.op is not Op.HARD_DELETE and api_us > barrier
+    ]
     if not counting:
         return None, None
-    _, _, winner = max(counting, key=lambda item: item[:2])
+    *_, winner = max(counting, key=lambda item: item[:3])
     expired = winner.expires_at_us is not None and winner.expires_at_us <= time_us
     if winner.op is not Op.PUT or expired:
         return None, None
