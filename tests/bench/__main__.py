@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from rich.console import Console
 
@@ -34,7 +35,7 @@ def main() -> None:
     if REPORT in asked.names:
         report.rewrite()
         return
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     for name in asked.names or BENCHMARKS:
         result = run(
             name, asked.size, asked.rounds or ROUNDS[asked.size], lambda text, name=name: print(f"{name}: {text}", flush=True)

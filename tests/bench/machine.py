@@ -10,6 +10,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
+
 from tests.bench.sheet import percentile
 
 ROOT = Path(__file__).parents[2]
@@ -42,9 +44,23 @@ def commit() -> str | None:
     return f"{found}+changes" if changed else found
 
 
-def load_average() -> float:
-    """Runnable processes over the last minute."""
-    return round(os.getloadavg()[0], 2)
+class OthersWatch:
+    """How much of the machine everybody else takes while a benchmark runs (the kernel's and the hypervisor's share included)."""
+
+    def __init__(self) -> None:
+        self._began = self._moment()
+
+    def cores(self) -> float:
+        """Cores that were busy on average with other things than this process and its finished children."""
+        wall_s, busy_s, own_s = (now - then for now, then in zip(self._moment(), self._began, strict=True))
+        return round(max(0.0, busy_s - own_s) / wall_s, 2)
+
+    @staticmethod
+    def _moment() -> tuple[float, float, float]:
+        all_s = psutil.cpu_times()
+        busy_s = sum(all_s) - all_s.idle - getattr(all_s, "iowait", 0.0)
+        own = os.times()
+        return time.monotonic(), busy_s, own.user + own.system + own.children_user + own.children_system
 
 
 def _git(*arguments: str) -> str:

@@ -123,11 +123,10 @@ def _markdown(rows: list[Row]) -> Iterator[str]:
 
 
 def _moment(result: Result) -> dict[str, str]:
-    before, after = result.load_average
     return {
         "measured": result.at[:10],
         "commit": result.commit or "unknown",
-        "load average": f"{before:g} before, {after:g} after",
+        "busy with other things": f"{result.others_cores:g} cores",
     }
 
 

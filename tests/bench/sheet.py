@@ -19,7 +19,7 @@ class Result(msgspec.Struct, frozen=True):
     Attributes:
         at: when it ended, ISO-8601 in UTC.
         commit: of the code, with "+changes" if the working tree had others; None outside a repository.
-        load_average: of the machine over one minute, before and after.
+        others_cores: cores that other processes kept busy meanwhile, on average; near zero in a run to be trusted.
         parameters: what was measured, in the benchmark's own words.
         tables: title, row, column to one figure per round. Units are in the column's name.
         ratios: label to one quotient per round.
@@ -32,7 +32,7 @@ class Result(msgspec.Struct, frozen=True):
     at: str
     commit: str | None
     machine: dict[str, str]
-    load_average: tuple[float, float]
+    others_cores: float
     parameters: dict[str, str]
     tables: dict[str, dict[str, dict[str, Rounds]]]
     ratios: dict[str, Rounds]

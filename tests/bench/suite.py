@@ -28,7 +28,7 @@ def run(name: str, size: str, rounds: int, say: Callable[[str], None] = lambda _
     Raises:
         AssertionError: two answers to one question differ.
     """
-    before = machine.load_average()
+    others = machine.OthersWatch()
     sheet = Sheet()
     with tempfile.TemporaryDirectory(prefix="featurestore-bench-") as folder:
         facts = machine.facts(Path(folder))
@@ -40,7 +40,7 @@ def run(name: str, size: str, rounds: int, say: Callable[[str], None] = lambda _
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=machine.commit(),
         machine=facts,
-        load_average=(before, machine.load_average()),
+        others_cores=others.cores(),
         parameters=sheet.parameters,
         tables=sheet.tables,
         ratios=sheet.ratios,
