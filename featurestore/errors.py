@@ -9,6 +9,7 @@
         Conflict                  the write lost against a newer one
         StoreUnavailable          a backing store did not answer; nothing is known to be written, repeating is safe
             OutboxFull            the offline writer is behind; nothing was written
+            FileVanished          a data file was replaced while it was read
         StoreCorrupt              stored bytes contradict their own format
         QueryError                a query did not produce an answer
             QueryRefused          not a single SELECT over the allowed tables
@@ -160,6 +161,13 @@ class OutboxFull(StoreUnavailable):
             f"{entries} changes wait for the offline store, at most {entries_max} may",
             hint="the offline writer is behind; see `featurestore status`",
         )
+
+
+class FileVanished(StoreUnavailable):
+    """A data file was replaced by a newer version of the table while a query read it; planning anew finds the new one."""
+
+    def __init__(self, operation: str, detail: str = "a data file was replaced meanwhile") -> None:
+        super().__init__(operation, detail, hint="repeat the query")
 
 
 class StoreCorrupt(FeatureStoreError):

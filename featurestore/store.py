@@ -16,6 +16,7 @@ import pyarrow as pa
 from featurestore.batch_ingest import BatchIngest, IngestReport
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.changelog.sqlite import SqliteChangeLog
+from featurestore.engine import Engine, EngineLimits
 from featurestore.errors import FeatureStoreError, OutboxFull, StoreUnavailable, ValidationFailed
 from featurestore.model import limits
 from featurestore.model.change import Applied
@@ -38,7 +39,6 @@ from featurestore.offline.writer import Drained, OfflineWriter
 from featurestore.online.protocol import OnlineStore
 from featurestore.online.sqlite import SqliteOnlineStore
 from featurestore.progress import bar
-from featurestore.query.engine import Engine, EngineLimits
 from featurestore.query.reader import OfflineReader, make_cut
 from featurestore.query.sandbox import Sandbox, SandboxLimits
 from featurestore.query.training_set import TrainingSet

@@ -8,15 +8,18 @@ hidden or not, for data.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from featurestore.errors import StoreUnavailable
+from featurestore.offline.protocol import ObjectInfo
 
 TEMPORARY: Final = "_tmp"
+COPY_BYTES: Final = 4 << 20
 
 
 class LocalObjectStore:
@@ -41,18 +44,14 @@ class LocalObjectStore:
         return self._root
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        temporary = self._temporary / uuid.uuid4().hex
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            return self._link(temporary, key)
-        except OSError as error:
-            raise self._unavailable(f"write {key}", error) from error
-        finally:
-            with suppress(OSError):  # what stays under _tmp is no data
-                temporary.unlink(missing_ok=True)
+        return self._put(key, lambda file: file.write(data))
+
+    def put_file_if_absent(self, key: str, path: Path) -> bool:
+        def copy(file: BinaryIO) -> None:
+            with open(path, "rb") as source:
+                shutil.copyfileobj(source, file, COPY_BYTES)
+
+        return self._put(key, copy)
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -72,6 +71,18 @@ class LocalObjectStore:
             raise self._unavailable(f"list {prefix}", error) from error
         return sorted(found)
 
+    def scan(self, prefix: str) -> Sequence[ObjectInfo]:
+        found = []
+        for key in self.list(prefix):
+            try:
+                status = os.stat(self._root / key)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise self._unavailable(f"list {prefix}", error) from error
+            found.append(ObjectInfo(key, status.st_size, status.st_mtime_ns // 1000))
+        return found
+
     def move_if_absent(self, source: str, target: str) -> bool:
         try:
             return self._link(self._root / source, target)
@@ -86,6 +97,20 @@ class LocalObjectStore:
 
     def paths(self, keys: Sequence[str]) -> Sequence[str]:
         return [str(self._root / key) for key in keys]
+
+    def _put(self, key: str, write: Callable[[BinaryIO], object]) -> bool:
+        temporary = self._temporary / uuid.uuid4().hex
+        try:
+            with open(temporary, "xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            return self._link(temporary, key)
+        except OSError as error:
+            raise self._unavailable(f"write {key}", error) from error
+        finally:
+            with suppress(OSError):  # what stays under _tmp is no data
+                temporary.unlink(missing_ok=True)
 
     def _link(self, source: Path, key: str) -> bool:
         target = self._root / key

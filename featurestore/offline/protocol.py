@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a listing tells of an object.
+
+    Attributes:
+        modified_us: when it was written, microseconds since 1970, by the clock of the storage.
+    """
+
+    key: str
+    bytes: int
+    modified_us: int
 
 
 class ObjectStore(Protocol):
@@ -19,11 +34,17 @@ class ObjectStore(Protocol):
         Of concurrent calls for one key exactly one returns True. A reader sees the whole object or none.
         """
 
+    def put_file_if_absent(self, key: str, path: Path) -> bool:
+        """As `put_if_absent` with the bytes of a local file, which stays as it is and is the caller's to delete."""
+
     def get(self, key: str) -> bytes | None:
         """The object's bytes, or None if there is none."""
 
     def list(self, prefix: str) -> Sequence[str]:
         """The keys below a folder (`prefix` ends in `/`), at any depth, in lexicographic order."""
+
+    def scan(self, prefix: str) -> Sequence[ObjectInfo]:
+        """As `list`, with sizes and times. An object that is deleted meanwhile may be missing."""
 
     def move_if_absent(self, source: str, target: str) -> bool:
         """Make `target` an object with the bytes of `source`, as `put_if_absent`; `source` stays until deleted.
@@ -32,10 +53,13 @@ class ObjectStore(Protocol):
         """
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing happens if there is none."""
+        """Remove an object; nothing happens if there is none. What this machine has cached of it goes with it."""
 
     def paths(self, keys: Sequence[str]) -> Sequence[str]:
         """Paths on this machine under which a query engine opens existing objects, in the order of `keys`.
 
         A remote store fetches what is not here yet; objects never change, so what was fetched once stays right.
+
+        Raises:
+            FileVanished: an object is gone (only a remote store can tell; on local disk, opening the path fails).
         """

@@ -1,46 +1,16 @@
-"""Relations over the files of one group: the SQL that reads them, and the views that users see.
-
-Files are named one by one, from one manifest version; columns are matched by name and typed by the group's definition, so
-that files of all schema versions read alike and absent columns are null.
-"""
+"""The views that users see over the files of one group, named one by one from one manifest version."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from featurestore.model.feature_group import FeatureDefinition, FeatureGroup, FeatureType
+from featurestore.engine import identifier
+from featurestore.model.feature_group import FeatureGroup
 from featurestore.offline import schema
-from featurestore.query.engine import identifier, literal
+from featurestore.offline.relation import files_relation
 
-_SQL_TYPE: Final = {FeatureType.INTEGRAL: "BIGINT", FeatureType.FRACTIONAL: "DOUBLE", FeatureType.STRING: "VARCHAR"}
-_SYSTEM_TYPE: Final = {
-    schema.WRITE_TIME: "TIMESTAMPTZ",
-    schema.API_TIME: "TIMESTAMPTZ",
-    schema.IS_DELETED: "BOOLEAN",
-    schema.EVENT_TIME: "TIMESTAMPTZ",
-    schema.EXPIRES_AT: "TIMESTAMPTZ",
-    schema.HARD_DELETED: "BOOLEAN",
-}
 PUBLIC_SYSTEM_COLUMNS: Final = (schema.WRITE_TIME, schema.API_TIME, schema.IS_DELETED)
-
-
-def sql_type(feature: FeatureDefinition) -> str:
-    scalar = _SQL_TYPE[feature.type]
-    return scalar if feature.collection is None else f"{scalar}[]"
-
-
-def files_relation(group: FeatureGroup, paths: Sequence[str]) -> str:
-    """A parenthesised relation over data files: all features and all system columns, typed, absent ones null."""
-    types = {feature.name: sql_type(feature) for feature in group.features} | _SYSTEM_TYPE
-    if not paths:
-        columns = ", ".join(f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in types.items())
-        return f"(SELECT {columns} WHERE false)"
-    entries = ", ".join(
-        f"{literal(name)}: {{name: {literal(name)}, type: {literal(kind)}, default_value: NULL}}" for name, kind in types.items()
-    )
-    files = ", ".join(literal(path) for path in paths)
-    return f"read_parquet([{files}], schema = MAP {{{entries}}})"
 
 
 def history_sql(group: FeatureGroup, paths: Sequence[str]) -> str:

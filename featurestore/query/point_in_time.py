@@ -27,10 +27,10 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
+from featurestore.engine import Engine, failed, identifier, instant
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.offline import schema
-from featurestore.query.engine import Engine, failed, identifier, instant
-from featurestore.query.history import files_relation
+from featurestore.offline.relation import files_relation
 
 ROW: Final = "row"
 KEY: Final = "key"

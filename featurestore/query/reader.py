@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore.engine import Engine
 from featurestore.errors import ValidationFailed
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.model.frame import arrow_table
@@ -18,7 +19,6 @@ from featurestore.model.inference import datetime_us
 from featurestore.offline.manifest import FileEntry, Version
 from featurestore.offline.table import OfflineStore
 from featurestore.progress import Progress
-from featurestore.query.engine import Engine
 from featurestore.query.history import history_sql, latest_sql
 from featurestore.query.point_in_time import Cut, GroupJoin, join_group
 from featurestore.query.sandbox import Relations, Sandbox, TableName, View

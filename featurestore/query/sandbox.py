@@ -38,7 +38,7 @@ from typing import Final, Self, TypeVar
 import msgspec
 import pyarrow as pa
 
-from featurestore.errors import QueryError, QueryFailed, QueryRefused, QueryTimeout, QueryTooLarge, StoreUnavailable
+from featurestore.errors import FileVanished, QueryError, QueryFailed, QueryRefused, QueryTimeout, QueryTooLarge, StoreUnavailable
 from featurestore.query import sandbox_child as child
 
 _log = logging.getLogger(__name__)
@@ -183,7 +183,8 @@ class Sandbox:
             QueryFailed: the engine rejected it or gave up, or its process hit a limit of the operating system.
             QueryTimeout: the deadline passed; the process was killed.
             QueryTooLarge: the result passes `rows_max` or `bytes_max`; nothing of it is returned.
-            StoreUnavailable: no child could be started, a data file has gone since `resolve`, or the sandbox was closed.
+            FileVanished: a data file has gone since `resolve`.
+            StoreUnavailable: no child could be started, or the sandbox was closed.
         """
         deadline = _Deadline(self._limits.timeout_s if timeout_s is None else timeout_s)
         try:
@@ -608,7 +609,7 @@ class _Result:
         if failure.kind == child.LATE:
             return self._deadline.passed()
         if not all(map(os.path.exists, self._files)):
-            return StoreUnavailable("query", "a data file was replaced while the query ran", hint="repeat the query")
+            return FileVanished("query")
         if failure.kind == child.UNREADABLE:
             # The message is about our own SQL: parts of a path can be left of it that `_without_paths` doesn't know.
             _log.error("a feature group can't be read by SQL: %s", failure.message)

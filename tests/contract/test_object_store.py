@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,24 @@ def test_an_object_is_written_once(objects: ObjectStore) -> None:
     assert objects.put_if_absent("a/b/c.json", b"first")
     assert not objects.put_if_absent("a/b/c.json", b"second")
     assert objects.get("a/b/c.json") == b"first"
+
+
+def test_a_file_is_written_once(objects: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "first").write_bytes(b"1" * 10_000_000)
+    (tmp_path / "second").write_bytes(b"2")
+    assert objects.put_file_if_absent("a/b", tmp_path / "first")
+    assert not objects.put_file_if_absent("a/b", tmp_path / "second")
+    assert objects.get("a/b") == b"1" * 10_000_000
+    assert (tmp_path / "first").exists()
+
+
+def test_scanning_tells_sizes_and_times(objects: ObjectStore) -> None:
+    before_us = time.time_ns() // 1000 - 1_000_000
+    objects.put_if_absent("b/2", b"xx")
+    objects.put_if_absent("b/1/z", b"x")
+    found = objects.scan("b/")
+    assert [(info.key, info.bytes) for info in found] == [("b/1/z", 1), ("b/2", 2)]
+    assert all(before_us <= info.modified_us <= time.time_ns() // 1000 + 1_000_000 for info in found)
 
 
 def test_what_is_absent_is_none(objects: ObjectStore) -> None:

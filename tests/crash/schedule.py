@@ -7,11 +7,12 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.model.change import LoggedChange
-from featurestore.offline.protocol import ObjectStore
+from featurestore.offline.protocol import ObjectInfo, ObjectStore
 
 STEP_S_MAX = 60.0
 T = TypeVar("T")
@@ -84,11 +85,17 @@ class GatedObjects:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._between_gates(lambda: self._inner.put_if_absent(key, data))
 
+    def put_file_if_absent(self, key: str, path: Path) -> bool:
+        return self._between_gates(lambda: self._inner.put_file_if_absent(key, path))
+
     def get(self, key: str) -> bytes | None:
         return self._inner.get(key)
 
     def list(self, prefix: str) -> Sequence[str]:
         return self._between_gates(lambda: self._inner.list(prefix))
+
+    def scan(self, prefix: str) -> Sequence[ObjectInfo]:
+        return self._between_gates(lambda: self._inner.scan(prefix))
 
     def move_if_absent(self, source: str, target: str) -> bool:
         return self._between_gates(lambda: self._inner.move_if_absent(source, target))

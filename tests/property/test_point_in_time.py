@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featurestore.engine import Engine, EngineLimits
 from featurestore.model.change import OFFLINE, ONLINE, Change, LoggedChange, Op, Stamp
 from featurestore.model.codec import encode_values
 from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import FeatureGroup, FeatureType, OfflineConfig, definitions
 from featurestore.offline import schema
-from featurestore.query.engine import Engine, EngineLimits
 from featurestore.query.point_in_time import Cut, GroupJoin, join_group
 
 ASOF_LOOP_ROWS = 64

@@ -14,6 +14,7 @@ FLOORS = {
     "featurestore.settings": 1,
     "featurestore.progress": 1,
     "featurestore.stopwatch": 1,
+    "featurestore.engine": 2,
     "featurestore.registry": 2,
     "featurestore.changelog": 2,
     "featurestore.online": 3,
