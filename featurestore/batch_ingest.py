@@ -18,12 +18,12 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
-from featurestore.errors import Fault
+from featurestore.errors import Fault, StoreUnavailable
 from featurestore.model.change import Change, LoggedChange, Op, Stamp, shard_of, target_bits
 from featurestore.model.codec import encode_values
 from featurestore.model.columns import ColumnBatch, checked_columns
 from featurestore.model.feature_group import FeatureGroup, GroupStatus, TargetStore
-from featurestore.offline.batch import BatchRows, Journal
+from featurestore.offline.batch import INACTIVE_S, BatchCancelled, BatchRows, Journal
 from featurestore.offline.table import OfflineStore
 from featurestore.online.protocol import OnlineStore
 from featurestore.progress import Progress, silent
@@ -33,6 +33,7 @@ _log: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 LOAD_PROGRESS_ROWS: Final = 20_000
+STAGE_ATTEMPTS_MAX: Final = 10
 
 Int64s: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -87,7 +88,7 @@ class BatchIngest:
             first_us = self._run(self._online.reserve(rows_per_shard(row_shards)))
             rows = batch_rows(group, batch, row_shards, api_times(row_shards, first_us), stores)
             stopwatch.lap("encode")
-            journal = self._offline.batches.stage(group, rows, offline=TargetStore.OFFLINE in stores)
+            journal = self._stage(group, rows, offline=TargetStore.OFFLINE in stores)
             stopwatch.lap("write")
             files = len(journal.files)
             newest = self._complete(journal, group, rows.online, progress, stopwatch)
@@ -100,7 +101,15 @@ class BatchIngest:
             group = group_by_id(journal.group_id)
             rows = self._offline.batches.online_rows(journal) if group.status is GroupStatus.CREATED else []
             self._complete(journal, group, rows, silent, Stopwatch())
-        self._offline.batches.remove_abandoned()
+        self._offline.batches.cancel(inactive_s=INACTIVE_S)
+
+    def _stage(self, group: FeatureGroup, rows: BatchRows, *, offline: bool) -> Journal:
+        for _ in range(STAGE_ATTEMPTS_MAX):
+            try:
+                return self._offline.batches.stage(group, rows, offline=offline)
+            except BatchCancelled:
+                _log.warning("an ingest into feature group %s was cancelled before it was promised; beginning again", group.name)
+        raise StoreUnavailable("ingest", f"the batch was cancelled {STAGE_ATTEMPTS_MAX} times", hint="nothing was written")
 
     def _complete(
         self, journal: Journal, group: FeatureGroup, online: Sequence[LoggedChange], progress: Progress, stopwatch: Stopwatch
@@ -162,7 +171,7 @@ def batch_rows(
                 encode_values(group.schema_version, [column[row] for column in batch.texts]),
             )
             online.append(LoggedChange(change, Stamp(int(row_shards[row]), 0, stamps_us[row])))
-    return BatchRows(batch.typed, batch.event_times_us, api_times_us, expires, online)
+    return BatchRows(batch.typed, batch.event_times_us, api_times_us, expires, row_shards, online)
 
 
 def newest_rows(batch: ColumnBatch, event_times_us: list[int]) -> list[int]:

@@ -1,7 +1,9 @@
 """Batch commits: all files of a dataframe enter the table in one manifest version, or none does.
 
     staging    the files and the online rows are written outside the data folders; a crash leaves nothing visible
-    journal    one object that names them: from here on the batch will happen, whoever completes it
+    journal    one object that names them: from here on the batch will happen, whoever completes it. Creating it decides:
+               who takes the call for dead, or must be sure that nothing of it comes after an erase, puts a cancelled
+               journal in its place, and the call, should it live, begins again
     publish    files get their names in the data folders, then one manifest commit shows them all
     (online)   the caller loads the online rows
     close      journal and staging are removed
@@ -13,9 +15,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,12 +27,20 @@ from featurestore.errors import StoreCorrupt, StoreUnavailable
 from featurestore.model.change import LoggedChange
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.offline import layout, schema
-from featurestore.offline.manifest import Delta, FileEntry, Manifest, Origin, Version, delta_after
+from featurestore.offline.manifest import Delta, FileEntry, ForeignFile, ForeignState, Manifest, Origin, Version, delta_after
 from featurestore.offline.protocol import ObjectStore
 
-FORMAT_VERSION: Final = 1
-ABANDONED_S: Final = 24 * 3600
-"""Staging without a journal is a call that died early, once it is older than any call lasts."""
+FORMAT_VERSION: Final = 2
+INACTIVE_S: Final = 600
+"""Staging without a journal belongs to a call that died once nothing was added to it for so long. A call that was only slow
+begins again, see `BatchCancelled`."""
+CANCELLED_KEPT_S: Final = 7 * 24 * 3600
+"""How long a cancelled journal keeps a call that was taken for dead from making its promise."""
+BEGIN: Final = "begin"
+
+
+class BatchCancelled(Exception):
+    """The batch was cancelled before it was promised; nothing of it is anywhere. Staging it again is safe."""
 
 
 class StagedFile(msgspec.Struct, frozen=True):
@@ -39,14 +49,26 @@ class StagedFile(msgspec.Struct, frozen=True):
     entry: FileEntry
 
 
-class Journal(msgspec.Struct, frozen=True):
-    """One batch that will happen. `online` is the key of its online rows, or None when the batch has none."""
+class Journal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One batch that will happen, or, when `cancelled`, never will.
+
+    Attributes:
+        online: key of its online rows, or None when the batch has none.
+        rows: per shard (as text) the rows of its files.
+        foreign: the file of another tool whose rows these are.
+    """
 
     batch_id: str
     group_id: int
     files: tuple[StagedFile, ...]
-    online: str | None
+    online: str | None = None
+    rows: dict[str, int] = {}
+    foreign: ForeignFile | None = None
+    cancelled: bool = False
     format: int = FORMAT_VERSION
+
+
+Int64s: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +79,15 @@ class BatchRows:
         features: the group's features in definition order, typed; one row per record.
         event_times_us, api_times_us: int64, one per row.
         expires_at_us: int64 or None where the group has no TTL.
+        shards: int64, the shard of each row.
         online: the newest row per record, stamped; empty when the batch does not go online.
     """
 
     features: pa.Table
-    event_times_us: np.ndarray[Any, np.dtype[np.int64]]
-    api_times_us: np.ndarray[Any, np.dtype[np.int64]]
-    expires_at_us: np.ndarray[Any, np.dtype[np.int64]] | None
+    event_times_us: Int64s
+    api_times_us: Int64s
+    expires_at_us: Int64s | None
+    shards: Int64s
     online: Sequence[LoggedChange]
 
 
@@ -78,35 +102,90 @@ class BatchWriter:
         self._objects = objects
 
     def stage(self, group: FeatureGroup, rows: BatchRows, *, offline: bool) -> Journal:
-        """Write a batch aside and promise it by its journal. Nothing of it is visible yet."""
-        batch_id = f"{time.time_ns() // 1000:020d}-{uuid.uuid4().hex}"
-        files = self._stage_files(batch_id, group, rows) if offline and rows.features.num_rows else ()
+        """Write a batch aside and promise it by its journal. Nothing of it is visible yet.
+
+        Raises:
+            BatchCancelled, StoreUnavailable
+        """
+        batch_id = self._begin()
+        files: Sequence[StagedFile] = ()
+        if offline and rows.features.num_rows:
+            files = self._stage_files(batch_id, group, layout.FileKind.BATCH, _offline_table(group, rows))
         online = None
         if rows.online:
-            online = layout.staging_key(batch_id, "online")
+            online = layout.staging_key(batch_id, _now_us(), "online")
             self._objects.put_if_absent(online, _encode_online(list(rows.online)))
-        journal = Journal(batch_id, group.group_id, tuple(files), online)
-        self._objects.put_if_absent(layout.batch_key(batch_id), msgspec.json.encode(journal))
-        return journal
+        journal = Journal(batch_id, group.group_id, tuple(files), online, _counts(rows.shards) if files else {})
+        return self._promise(journal)
+
+    def stage_foreign(self, group: FeatureGroup, tables: Iterable[tuple[pa.Table, Int64s]], foreign: ForeignFile) -> Journal:
+        """As `stage`, with the rows of a file that another tool put into the layout.
+
+        Args:
+            tables: rows in the form of `schema.table_schema` with write times yet to be given (null), and their shards.
+            foreign: what the manifest is to say of the file; its rows and latest event time are filled in here.
+
+        Raises:
+            BatchCancelled, StoreUnavailable
+        """
+        batch_id = self._begin()
+        write_time_us = _now_us()
+        files: list[StagedFile] = []
+        rows: dict[str, int] = {}
+        for table, shards in tables:
+            times = schema.instants(write_time_us + np.arange(table.num_rows, dtype=np.int64))
+            write_time_us += table.num_rows
+            table = table.set_column(table.schema.get_field_index(schema.WRITE_TIME), schema.SYSTEM_FIELDS[0], times)
+            files.extend(self._stage_files(batch_id, group, layout.FileKind.FOREIGN, table, first_part=len(files)))
+            for shard, count in _counts(shards).items():
+                rows[shard] = rows.get(shard, 0) + count
+        latest_us = max((file.entry.event_time_us_max for file in files), default=None)
+        foreign = msgspec.structs.replace(foreign, rows=sum(rows.values()), event_time_us_max=latest_us)
+        return self._promise(Journal(batch_id, group.group_id, tuple(files), None, rows, foreign))
 
     def publish(self, journal: Journal, manifest: Manifest) -> Version:
         """Show all files of a batch in one manifest version. Idempotent."""
 
         def plan(state: Version) -> Delta | None:
-            if journal.batch_id in state.batches or not journal.files:
+            if not is_wanted(state):
                 return None
-            return delta_after(state, add=[file.entry for file in journal.files], batch=journal.batch_id)
+            return delta_after(
+                state,
+                add=[file.entry for file in journal.files],
+                batch=journal.batch_id,
+                rows={int(shard): count for shard, count in journal.rows.items()},
+                foreign=[] if journal.foreign is None else [journal.foreign],
+            )
 
+        def is_wanted(state: Version) -> bool:
+            """Of several processes that adopt one file at a time, the first one to commit has."""
+            known = None if journal.foreign is None else state.foreign.get(journal.foreign.path)
+            adopted = known is not None and known.state is ForeignState.ADOPTED
+            return journal.batch_id not in state.batches and not adopted and bool(journal.files or journal.foreign)
+
+        made: list[str] = []
         try:
-            for file in journal.files:
-                self._objects.move_if_absent(file.source, file.target)
+            made.extend(file.target for file in journal.files if self._objects.move_if_absent(file.source, file.target))
         except StoreUnavailable:
             # Somebody who took this call for dead may have completed the batch and cleared its staging.
             state = manifest.current()
-            if journal.batch_id in state.batches:
-                return state
-            raise
-        return manifest.commit(plan)
+            if journal.batch_id not in state.batches:
+                raise
+        version = manifest.commit(plan)
+        self._withdraw(journal, version, made)
+        return version
+
+    def _withdraw(self, journal: Journal, version: Version, made: Sequence[str]) -> None:
+        """Delete files that this call has brought back: the batch was shown before, and they have been replaced since.
+
+        The same goes for all files of an adoption that another one was faster than.
+        """
+        live = {entry.path for entry in version.files}
+        mine = {file.target: file.entry.path for file in journal.files}
+        unwanted = list(mine) if journal.batch_id not in version.batches else made
+        for target in unwanted:
+            if mine[target] not in live:
+                self._objects.delete(target)
 
     def online_rows(self, journal: Journal) -> Sequence[LoggedChange]:
         """The rows that a promised batch loads into the online store."""
@@ -122,14 +201,65 @@ class BatchWriter:
 
     def close(self, journal: Journal) -> None:
         """Forget a completed batch. Idempotent."""
+        for key in self._objects.list(f"_staging/{journal.batch_id}/"):
+            self._objects.delete(key)
         self._objects.delete(layout.batch_key(journal.batch_id))
-        for file in journal.files:
-            self._objects.delete(file.source)
-        if journal.online is not None:
-            self._objects.delete(journal.online)
 
     def unfinished(self) -> Sequence[Journal]:
         """Batches that were promised and not closed: of running calls, or of calls that died."""
+        return [journal for journal in self._journals() if not journal.cancelled]
+
+    def unfinished_since_us(self) -> int | None:
+        """When the oldest batch began that is neither in its table nor cancelled; None if there is none.
+
+        Rows that are yet to come have write times from then on.
+        """
+        begun = [journal.batch_id for journal in self.unfinished()] + list(self._unpromised())
+        return min((int(batch_id.split("-")[0]) for batch_id in begun), default=None)
+
+    def cancel(self, *, inactive_s: float) -> int:
+        """Make sure that no unpromised batch to which nothing was added for so long is ever promised; returns how many.
+
+        Their staging is deleted. A call that is still at work on one finds out and begins again.
+        """
+        oldest_us = _now_us() - int(inactive_s * 1_000_000)
+        cancelled = 0
+        for batch_id, active_us in self._unpromised().items():
+            if active_us <= oldest_us:
+                journal = Journal(batch_id, 0, (), cancelled=True)
+                if self._objects.put_if_absent(layout.batch_key(batch_id), msgspec.json.encode(journal)):
+                    cancelled += 1
+        for journal in self._journals():
+            if journal.cancelled:
+                for key in self._objects.list(f"_staging/{journal.batch_id}/"):
+                    self._objects.delete(key)
+                if int(journal.batch_id.split("-")[0]) < _now_us() - CANCELLED_KEPT_S * 1_000_000:
+                    self._objects.delete(layout.batch_key(journal.batch_id))
+        return cancelled
+
+    def _begin(self) -> str:
+        """A fresh batch id. From now on others see that this batch is under way, before its first write time is taken."""
+        batch_id = f"{_now_us():020d}-{uuid.uuid4().hex}"
+        self._objects.put_if_absent(layout.staging_key(batch_id, _now_us(), BEGIN), b"")
+        return batch_id
+
+    def _promise(self, journal: Journal) -> Journal:
+        if not self._objects.put_if_absent(layout.batch_key(journal.batch_id), msgspec.json.encode(journal)):
+            for key in self._objects.list(f"_staging/{journal.batch_id}/"):
+                self._objects.delete(key)
+            raise BatchCancelled
+        return journal
+
+    def _unpromised(self) -> dict[str, int]:
+        """Batches without a journal: id to the time of their last activity."""
+        active_us: dict[str, int] = {}
+        for key in self._objects.list("_staging/"):
+            _, batch_id, name = key.split("/")
+            active_us[batch_id] = max(active_us.get(batch_id, 0), int(name.partition("-")[0]))
+        promised = {key.removeprefix("_batch/").removesuffix(".json") for key in self._objects.list("_batch/")}
+        return {batch_id: time_us for batch_id, time_us in active_us.items() if batch_id not in promised}
+
+    def _journals(self) -> Sequence[Journal]:
         journals = []
         for key in self._objects.list("_batch/"):
             data = self._objects.get(key)
@@ -144,45 +274,51 @@ class BatchWriter:
             journals.append(journal)
         return journals
 
-    def remove_abandoned(self) -> int:
-        """Delete staged objects of calls that died before they promised anything; returns how many."""
-        promised = {journal.batch_id for journal in self.unfinished()}
-        oldest_us = time.time_ns() // 1000 - ABANDONED_S * 1_000_000
-        removed = 0
-        for key in self._objects.list("_staging/"):
-            batch_id = key.split("/")[1]
-            if batch_id not in promised and int(batch_id.split("-")[0]) < oldest_us:
-                self._objects.delete(key)
-                removed += 1
-        return removed
-
-    def _stage_files(self, batch_id: str, group: FeatureGroup, rows: BatchRows) -> list[StagedFile]:
-        count = rows.features.num_rows
-        write_times_us = time.time_ns() // 1000 + np.arange(count, dtype=np.int64)
-        never = pa.nulls(count, schema.INSTANT)
-        no = pa.array(np.zeros(count, np.bool_))
-        table = pa.table(
-            [
-                *rows.features.columns,
-                schema.instants(write_times_us),
-                schema.instants(rows.api_times_us),
-                no,
-                schema.instants(rows.event_times_us),
-                never if rows.expires_at_us is None else schema.instants(rows.expires_at_us),
-                no,
-            ],
-            schema=schema.table_schema(group.features),
-        )
+    def _stage_files(
+        self, batch_id: str, group: FeatureGroup, kind: layout.FileKind, table: pa.Table, *, first_part: int = 0
+    ) -> list[StagedFile]:
         root = layout.group_root(group)
+        event_times_us = table[schema.EVENT_TIME].cast(pa.int64()).to_numpy()
         staged = []
-        for part, positions in enumerate(layout.file_groups(rows.event_times_us)):
-            name = layout.token("batch", batch_id, part)
-            target = layout.data_key(root, int(rows.event_times_us[positions].max()), name)
-            source = layout.staging_key(batch_id, name)
+        for part, positions in enumerate(layout.file_groups(event_times_us), first_part):
+            name = layout.token(root, kind, batch_id, part)
+            latest_us = int(event_times_us[positions].max())
+            if kind is layout.FileKind.FOREIGN:
+                # Their rows are in `data/` already, in the file that the other tool has written.
+                target, origin = layout.opt_key(root, latest_us, name), Origin.FOREIGN
+            else:
+                target, origin = layout.data_key(root, latest_us, name), Origin.BATCH
+            source = layout.staging_key(batch_id, _now_us(), f"{name}.parquet")
             piece = schema.sorted_rows(group, table.take(positions))
             data = schema.parquet_bytes(piece)
             self._objects.put_if_absent(source, data)
             path = target.removeprefix(f"{root}/")
-            entry = schema.entry_of(piece, path, len(data), group.schema_version, Origin.BATCH)
-            staged.append(StagedFile(source, target, entry))
+            staged.append(StagedFile(source, target, schema.entry_of(piece, path, len(data), group.schema_version, origin)))
         return staged
+
+
+def _offline_table(group: FeatureGroup, rows: BatchRows) -> pa.Table:
+    count = rows.features.num_rows
+    never = pa.nulls(count, schema.INSTANT)
+    no = pa.array(np.zeros(count, np.bool_))
+    return pa.table(
+        [
+            *rows.features.columns,
+            schema.instants(_now_us() + np.arange(count, dtype=np.int64)),
+            schema.instants(rows.api_times_us),
+            no,
+            schema.instants(rows.event_times_us),
+            never if rows.expires_at_us is None else schema.instants(rows.expires_at_us),
+            no,
+        ],
+        schema=schema.table_schema(group.features),
+    )
+
+
+def _counts(shards: Int64s) -> dict[str, int]:
+    found, counts = np.unique(shards, return_counts=True)
+    return {str(shard): count for shard, count in zip(found.tolist(), counts.tolist(), strict=True)}
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -140,6 +140,7 @@ def entry_of(table: pa.Table, path: str, size_bytes: int, schema_version: int, o
         tombstones=pc.sum(table[IS_DELETED]).as_py() or 0,
         hard_deletes=pc.sum(table[HARD_DELETED]).as_py() or 0,
         expiring=table.num_rows - table[EXPIRES_AT].null_count,
+        foreign_rows=table.num_rows if origin is Origin.FOREIGN else 0,
     )
 
 

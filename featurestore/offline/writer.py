@@ -229,7 +229,9 @@ class OfflineWriter:
         root = layout.group_root(group)
         entries = []
         for part, rows in enumerate(layout.file_groups(event_times_us)):
-            name = layout.token("stream", group.group_id, intent.shard, intent.offset_first, intent.offset_next, part)
+            name = layout.token(
+                root, layout.FileKind.STREAM, group.group_id, intent.shard, intent.offset_first, intent.offset_next, part
+            )
             key = layout.data_key(root, int(event_times_us[rows].max()), name)
             piece = schema.sorted_rows(group, table.take(rows))
             data = schema.parquet_bytes(piece)
