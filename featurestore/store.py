@@ -70,9 +70,8 @@ class FeatureStore:
         self.offline = OfflineStore(LocalObjectStore(_file_path(settings.offline_location)))
         self._writer = OfflineWriter(
             self._changes,
-            self.offline.objects,
+            self.offline,
             self.registry.get_by_id,
-            self.offline.manifest,
             changes_max=settings.flush_changes_max,
         )
         temp_root = settings.home.absolute() / "tmp"

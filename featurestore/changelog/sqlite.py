@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from featurestore.errors import OutboxFull, StoreUnavailable
-from featurestore.model.change import LoggedChange, Stamp
+from featurestore.errors import OutboxFull, StoreCorrupt, StoreUnavailable
+from featurestore.model.change import LogEntry, LoggedChange, PoisonChange, Stamp
 from featurestore.model.codec import decode_change
 
 BUSY_TIMEOUT_S: Final = 30.0
 
 SEQ_BITS: Final = 48
+SEQ_MASK: Final = (1 << SEQ_BITS) - 1
 """An outbox row's key is `shard << SEQ_BITS | seq`: one b-tree in log order, and room for 2^48 changes per shard."""
 
 _DDL: Final = (
@@ -111,6 +112,14 @@ class OutboxTransaction:
         )
 
 
+def _entry(stamp: Stamp, body: bytes) -> LogEntry:
+    """The offset of an entry is its `seq`."""
+    try:
+        return LogEntry(stamp.seq, LoggedChange(decode_change(body), stamp))
+    except StoreCorrupt as error:
+        return LogEntry(stamp.seq, PoisonChange(body, str(error), stamp))
+
+
 class SqliteChangeLog:
     """See `changelog.protocol.ChangeSource`. The online store has created the tables."""
 
@@ -126,17 +135,14 @@ class SqliteChangeLog:
         with self._session("read outbox ends") as connection:
             return {shard: seq + 1 for shard, seq in connection.execute("SELECT shard, seq_last FROM shard")}
 
-    def read(self, shard: int, offset_next: int, changes_max: int) -> Sequence[LoggedChange]:
-        first, end = shard << SEQ_BITS | offset_next, (shard + 1) << SEQ_BITS
+    def read(self, shard: int, offset_first: int, entries_max: int) -> Sequence[LogEntry]:
+        first, end = shard << SEQ_BITS | offset_first, (shard + 1) << SEQ_BITS
         with self._session("read outbox") as connection:
             rows = connection.execute(
                 "SELECT position, api_time_us, body FROM outbox WHERE position >= ? AND position < ? ORDER BY position LIMIT ?",
-                (first, end, changes_max),
+                (first, end, entries_max),
             ).fetchall()
-        mask = (1 << SEQ_BITS) - 1
-        return [
-            LoggedChange(decode_change(body), Stamp(shard, position & mask, api_time_us)) for position, api_time_us, body in rows
-        ]
+        return [_entry(Stamp(shard, position & SEQ_MASK, api_time_us), body) for position, api_time_us, body in rows]
 
     def trim(self, shard: int, offset_next: int) -> None:
         with self._session("trim outbox") as connection:

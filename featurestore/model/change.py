@@ -80,6 +80,28 @@ class LoggedChange:
     stamp: Stamp
 
 
+@dataclass(frozen=True, slots=True)
+class PoisonChange:
+    """A log entry that is no change: its bytes do not decode.
+
+    Attributes:
+        stamp: its place in the shard, as far as the log knows that without its bytes.
+        reason: why it does not decode.
+    """
+
+    body: bytes
+    reason: str
+    stamp: Stamp | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """What stands at one offset of a shard of the change log."""
+
+    offset: int
+    item: LoggedChange | PoisonChange
+
+
 class Outcome(StrEnum):
     """What the online store did with a change."""
 

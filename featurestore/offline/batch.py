@@ -163,29 +163,22 @@ class BatchWriter:
             adopted = known is not None and known.state is ForeignState.ADOPTED
             return journal.batch_id not in state.batches and not adopted and bool(journal.files or journal.foreign)
 
-        made: list[str] = []
+        if journal.batch_id in (state := manifest.current()).batches:
+            return state
         try:
-            made.extend(file.target for file in journal.files if self._objects.move_if_absent(file.source, file.target))
+            for file in journal.files:
+                self._objects.move_if_absent(file.source, file.target)
         except StoreUnavailable:
             # Somebody who took this call for dead may have completed the batch and cleared its staging.
             state = manifest.current()
-            if journal.batch_id not in state.batches:
-                raise
+            if journal.batch_id in state.batches:
+                return state
+            raise
         version = manifest.commit(plan)
-        self._withdraw(journal, version, made)
+        if journal.batch_id not in version.batches:
+            for file in journal.files:
+                self._objects.delete(file.target)
         return version
-
-    def _withdraw(self, journal: Journal, version: Version, made: Sequence[str]) -> None:
-        """Delete files that this call has brought back: the batch was shown before, and they have been replaced since.
-
-        The same goes for all files of an adoption that another one was faster than.
-        """
-        live = {entry.path for entry in version.files}
-        mine = {file.target: file.entry.path for file in journal.files}
-        unwanted = list(mine) if journal.batch_id not in version.batches else made
-        for target in unwanted:
-            if mine[target] not in live:
-                self._objects.delete(target)
 
     def online_rows(self, journal: Journal) -> Sequence[LoggedChange]:
         """The rows that a promised batch loads into the online store."""

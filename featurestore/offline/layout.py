@@ -6,7 +6,7 @@
         manifest/<version>.json, manifest/checkpoint-<version>.json
     _writer/<shard>/intent-<position>.json, done-<position>.json, quarantine-<position>.parquet
     _batch/<batch id>.json, _staging/<batch id>/<time>-<name>
-    _erase/<number>.json, _erase/receipt-<number>.json
+    _erase/salt, _erase/<number>.json, _erase/receipt-<number>.json
 
 The part below the bucket is Amazon SageMaker Feature Store's layout; names that start with an underscore can't be buckets.
 
@@ -29,6 +29,8 @@ from featurestore.model.feature_group import FeatureGroup
 
 HOUR_US: Final = 3_600 * SECOND_US
 DAY_US: Final = 24 * HOUR_US
+
+ERASURE_SALT_KEY: Final = "_erase/salt"
 
 PARTITIONS_MAX: Final = 256
 """Files that one write may spread over by time. Rows of more hours than this share files by day, month or year."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.offline import layout
 from featurestore.offline.batch import BatchWriter
+from featurestore.offline.ledger import Ledger
 from featurestore.offline.manifest import FileEntry, Manifest
 from featurestore.offline.protocol import ObjectStore
 
@@ -18,6 +19,7 @@ class OfflineStore:
     def __init__(self, objects: ObjectStore) -> None:
         self.objects = objects
         self.batches = BatchWriter(objects)
+        self.ledger = Ledger(objects)
         self._manifests: dict[str, Manifest] = {}
         self._lock = threading.Lock()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from featurestore.changelog.protocol import ChangeSource
-from featurestore.model.change import LoggedChange
+from featurestore.model.change import LogEntry
 from featurestore.offline.protocol import ObjectInfo, ObjectStore
 
 STEP_S_MAX = 60.0
@@ -120,9 +120,9 @@ class GatedChanges:
     def ends(self) -> Mapping[int, int]:
         return self._inner.ends()
 
-    def read(self, shard: int, offset_next: int, changes_max: int) -> Sequence[LoggedChange]:
+    def read(self, shard: int, offset_first: int, entries_max: int) -> Sequence[LogEntry]:
         self._actor.gate()
-        answer = self._inner.read(shard, offset_next, changes_max)
+        answer = self._inner.read(shard, offset_first, entries_max)
         self._actor.gate()
         return answer
 

@@ -71,9 +71,7 @@ class World:
         objects = GatedObjects(self.objects, actor)
         offline = OfflineStore(objects)
         size = self.schedule.choice([1, 3, 1000])
-        OfflineWriter(
-            GatedChanges(self.changes, actor), objects, self.registry.get_by_id, offline.manifest, changes_max=size
-        ).drain()
+        OfflineWriter(GatedChanges(self.changes, actor), offline, self.registry.get_by_id, changes_max=size).drain()
 
     def check_listing(self) -> None:
         """No row is in two files of the data folder, at any moment."""
@@ -85,7 +83,7 @@ class World:
     def check_end(self) -> None:
         """What was produced is in the manifest and in the listing, once."""
         offline = OfflineStore(self.objects)
-        OfflineWriter(self.changes, self.objects, self.registry.get_by_id, offline.manifest, changes_max=1000).drain()
+        OfflineWriter(self.changes, offline, self.registry.get_by_id, changes_max=1000).drain()
         for group in self.groups:
             expected = sorted(number for name, number in self.produced if name == group.name)
             root = layout.group_root(group)

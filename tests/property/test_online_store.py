@@ -127,7 +127,7 @@ class OnlineStoreMachine(RuleBasedStateMachine):
             expected = held.values if held is not None and held.live and not expired else None
             assert (None if record is None else record.values) == expected
         for shard, values in self.logged.items():
-            assert [item.change.values for item in self.log.read(shard, 1, 10_000)] == values
+            assert [entry.item.change.values for entry in self.log.read(shard, 1, 10_000)] == values
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
