@@ -38,6 +38,7 @@ class TrainingSetRequest(BaseModel):
     keys: dict[str, str] = Field(default_factory=dict, description="Per group the spine's column with its identifier.")
     known_by: datetime | None = Field(None, description="See only what the service had taken by then.")
     as_served: bool = Field(False, description="See, row by row, only what the service had taken by the row's time.")
+    as_of: datetime | None = Field(None, description="See the offline store as it was then: rows written by that time.")
     event_times: bool = Field(False, description="Add the event time of each matched record.")
     fresh: bool = Field(True, description="First write what waits to the offline store.")
     spine_sql: str | None = Field(None, description="The spine as SQL, when the body is not the spine itself.")
@@ -48,8 +49,9 @@ class SqlRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    statement: str
-    fresh: bool = True
+    statement: str = Field(description="One SELECT.")
+    as_of: datetime | None = Field(None, description="See the offline store as it was then: rows written by that time.")
+    fresh: bool = Field(True, description="First write what waits to the offline store.")
 
 
 def routes(store: FeatureStore, *, body_bytes_max: int) -> APIRouter:
@@ -104,6 +106,7 @@ def routes(store: FeatureStore, *, body_bytes_max: int) -> APIRouter:
             keys=wanted.keys,
             known_by=wanted.known_by,
             as_served=wanted.as_served,
+            as_of=wanted.as_of,
             event_times=wanted.event_times,
             fresh=wanted.fresh,
             progress=False,
@@ -122,7 +125,7 @@ def routes(store: FeatureStore, *, body_bytes_max: int) -> APIRouter:
     )
     async def sql(request: Request) -> Response:
         query = _checked(SqlRequest, await sized_body(request, SQL_BODY_BYTES_MAX))
-        table = await run_in_threadpool(store.sql, query.statement, fresh=query.fresh)
+        table = await run_in_threadpool(store.sql, query.statement, as_of=query.as_of, fresh=query.fresh)
         return await run_in_threadpool(_table_answer, table, request, {})
 
     @router.post("/flush", summary="Write every acknowledged change to the offline store")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -23,8 +25,10 @@ from api import server
 from featurestore import demo as demonstration
 from featurestore.errors import FeatureStoreError, ValidationFailed
 from featurestore.model.event_time import format_iso
+from featurestore.offline.inventory import State
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
+from ingest.maintenance import MaintenanceWorker
 from ingest.offline_writer import OfflineWriterWorker
 
 PIPE_COLUMNS: Final = 4096
@@ -73,6 +77,8 @@ def serve(
     with FeatureStore(settings) as store:
         worker = OfflineWriterWorker(store, flush_s=settings.flush_s)
         worker.start()
+        maintenance = MaintenanceWorker(store, maintenance_s=settings.maintenance_s)
+        maintenance.start()
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{address}:{listener.getsockname()[1]}"
 
@@ -89,6 +95,7 @@ def serve(
                 ready=lambda: worker.status.error,
             )
         finally:
+            maintenance.stop()
             worker.stop()
 
 
@@ -180,11 +187,18 @@ def sql(
     statement: Annotated[str, typer.Argument(help="One SELECT, e.g. 'SELECT * FROM latest.\"weather\" LIMIT 5'.")],
     output: Annotated[Path | None, typer.Option(help="Write the result as Parquet instead of showing it.")] = None,
     rows: Annotated[int, typer.Option(help="Rows to show.", min=1)] = 50,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="See the offline store as it was then, e.g. 2026-11-21T10:00:00Z.")
+    ] = None,
     home: Home = None,
 ) -> None:
     """Query the offline store. Groups are relations in the schemas history (default) and latest."""
+    try:
+        moment = None if as_of is None else datetime.fromisoformat(as_of)
+    except ValueError as error:
+        raise ValidationFailed.one("--as-of", "an ISO-8601 time with a time zone such as 2026-11-21T10:00:00Z", as_of) from error
     with _open(home) as store:
-        result = store.sql(statement)
+        result = store.sql(statement, as_of=moment)
     if output is not None:
         pq.write_table(result, output, compression="zstd")
         _out.print(f"{result.num_rows:,} rows in {output}")
@@ -202,6 +216,98 @@ def status(home: Home = None) -> None:
     """Show how many acknowledged changes wait for the offline store. Does not write them."""
     with _open(home, flush=False) as store:
         _out.print(f"{store.offline_behind():,} changes wait for the offline store")
+
+
+@app.command()
+def files(
+    name: Annotated[str, typer.Argument(help="Feature group.")],
+    states: Annotated[list[State] | None, typer.Option("--state", help="Show files of this state only; repeatable.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show garbage and ignored files too.")] = False,
+    discover: Annotated[bool, typer.Option("--discover", help="First look for files that other tools have added.")] = False,
+    home: Home = None,
+) -> None:
+    """List the files of a group's offline store: live, adopted, quarantined and so on."""
+    with _open(home, flush=False) as store:
+        if discover:
+            store.discover(name)
+        found = store.files(name)
+    hidden = () if every else (State.GARBAGE, State.IGNORED)
+    table = _table("state", "path", "bytes", "rows", "origin", "from", "to", "reason")
+    for file in found:
+        if file.state in states if states else file.state not in hidden:
+            times = (
+                "" if time_us is None else format_iso(time_us) for time_us in (file.event_time_us_min, file.event_time_us_max)
+            )
+            rows = "" if file.rows is None else f"{file.rows:,}"
+            row = (file.state, file.path, f"{file.bytes:,}", rows, file.origin or "", *times, file.reason)
+            table.add_row(*(_plain(cell) for cell in row))
+    if table.row_count:
+        _out.print(table)
+    counts = Counter(file.state for file in found)
+    _out.print(", ".join(f"{counts[state]:,} {state}" for state in State if counts[state]) or "no files", highlight=False)
+
+
+@app.command()
+def compact(
+    names: Annotated[list[str] | None, typer.Argument(help="Feature groups.", show_default="all")] = None,
+    home: Home = None,
+) -> None:
+    """Merge small offline files into few large ones, and delete files that were replaced long enough ago."""
+    with _open(home) as store:
+        store.flush()
+        table = _table("group", "files before", "files", "rows merged", "bytes written", "objects deleted")
+        for name in names or [group.name for group in store.feature_groups() if group.offline is not None]:
+            done, cleaned = store.compact(name), store.clean(name)
+            before = done.files + done.merged - done.written
+            table.add_row(name, f"{before:,}", f"{done.files:,}", f"{done.rows:,}", f"{done.bytes:,}", f"{cleaned.deleted:,}")
+        _out.print(table, markup=False)
+
+
+@app.command()
+def erase(
+    name: Annotated[str, typer.Argument(help="Feature group.")],
+    identifiers: Annotated[list[str], typer.Argument(help="Record identifiers.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = None,
+) -> None:
+    """Erase records for good: online, in the log, in every offline file. What is written for them later is kept."""
+    if not yes:
+        typer.confirm(f"Erase {len(identifiers):,} records of {name} from everywhere? This can't be undone", abort=True)
+    with _open(home) as store:
+        receipt = store.erase(name, *identifiers)
+    _out.print(
+        f"erasure {receipt.number}: {receipt.online:,} records online, {receipt.rows:,} rows in {len(receipt.files):,} files"
+    )
+    table = _table("rows", "file deleted", "rewritten as")
+    for file in receipt.files:
+        table.add_row(f"{file.rows:,}", file.path, file.into or "")
+    if receipt.files:
+        _out.print(table, markup=False)
+    for path in receipt.unreadable:
+        _err.print(f"could not be searched, since it can't be read: {_plain(path)}", highlight=False)
+    if receipt.unreadable:
+        sys.exit(1)
+
+
+@app.command()
+def retention(
+    name: Annotated[str, typer.Argument(help="Feature group.")],
+    days: Annotated[int | None, typer.Option(help="Days after its event time that a record stays in the history.", min=1)] = None,
+    forever: Annotated[bool, typer.Option("--forever", help="Keep all history from now on.")] = False,
+    home: Home = None,
+) -> None:
+    """Show or choose how long a group's history is kept. Choosing ends it at once; what has ended does not come back."""
+    if days is not None and forever:
+        raise ValidationFailed.one("--forever", "not together with --days", days)
+    with _open(home) as store:
+        if days is not None or forever:
+            store.set_retention(name, days)
+            done = store.retain(name)
+            if done.files:
+                _out.print(f"{done.rows:,} rows in {done.files:,} files left the history")
+        group = store.feature_group(name)
+        kept = None if group.offline is None else group.offline.retention_days
+        _out.print(f"{name}: all history is kept" if kept is None else f"{name}: history is kept for {kept:,} days")
 
 
 @app.command()

@@ -189,6 +189,7 @@ class Client:
         keys: Mapping[str, str] | None = None,
         known_by: datetime | None = None,
         as_served: bool = False,
+        as_of: datetime | None = None,
         event_times: bool = False,
         fresh: bool = True,
     ) -> TrainingSet:
@@ -204,6 +205,7 @@ class Client:
             "keys": dict(keys or {}),
             "known_by": None if known_by is None else known_by.isoformat(),
             "as_served": as_served,
+            "as_of": None if as_of is None else as_of.isoformat(),
             "event_times": event_times,
             "fresh": fresh,
         }
@@ -227,13 +229,13 @@ class Client:
             msgspec.json.decode(answer.headers["x-featurestore-versions"], type=dict[str, int]),
         )
 
-    def sql(self, statement: str, *, fresh: bool = True) -> pa.Table:
-        """One SELECT over the offline store.
+    def sql(self, statement: str, *, as_of: datetime | None = None, fresh: bool = True) -> pa.Table:
+        """One SELECT over the offline store, if wanted as it was at a time in the past.
 
         Raises:
             ServiceRefused, StoreUnavailable
         """
-        body = {"statement": statement, "fresh": fresh}
+        body = {"statement": statement, "as_of": None if as_of is None else as_of.isoformat(), "fresh": fresh}
         answer = self._send("POST", "/v1/sql", json=body, headers={"accept": ARROW_STREAM})
         return pa.ipc.open_stream(answer.content).read_all()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import duckdb
 
 from featurestore.errors import QueryFailed
+from featurestore.private_directory import PrivateDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +28,13 @@ class Engine:
     """One in-memory DuckDB instance. `session` gives a connection of its own to each query; any thread may ask for one."""
 
     def __init__(self, limits: EngineLimits, temp_root: Path) -> None:
-        temp_root.mkdir(parents=True, exist_ok=True)
-        self._temp = Path(tempfile.mkdtemp(prefix="engine-", dir=temp_root))
+        self._directory = PrivateDirectory(temp_root, "engine-")
         self._instance = duckdb.connect(
             ":memory:",
             config={
                 "memory_limit": f"{limits.memory_bytes >> 20}MiB",
                 "max_temp_directory_size": f"{limits.temp_bytes >> 20}MiB",
-                "temp_directory": str(self._temp),
+                "temp_directory": str(self._directory.path),
                 "threads": limits.threads,
                 "preserve_insertion_order": False,
                 "autoinstall_known_extensions": False,
@@ -48,9 +49,15 @@ class Engine:
         session.execute("SET TimeZone = 'UTC'")
         return session
 
+    @contextlib.contextmanager
+    def folder(self) -> Iterator[Path]:
+        """A folder for files under way; it is deleted with what is in it, even if this process dies."""
+        with tempfile.TemporaryDirectory(dir=self._directory.path) as folder:
+            yield Path(folder)
+
     def close(self) -> None:
         self._instance.close()
-        shutil.rmtree(self._temp, ignore_errors=True)
+        self._directory.remove()
 
 
 def failed(error: duckdb.Error) -> QueryFailed:

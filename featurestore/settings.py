@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from featurestore.errors import Fault, SettingsInvalid
+from featurestore.model.feature_group import CompactionMode
 
 PREFIX: Final = "FEATURESTORE_"
 
@@ -49,9 +50,15 @@ class Settings(BaseModel):
         "",
         description="Online store and outbox: `sqlite:///path`. Empty: `online.db` in the home folder.",
     )
-    offline_url: Annotated[str, _url_with_scheme("file")] = Field(
+    offline_url: Annotated[str, _url_with_scheme("file", "s3")] = Field(
         "",
-        description="Root of the offline store: `file:///path`. Empty: `offline/` in the home folder.",
+        description="Root of the offline store: `file:///path` or `s3://bucket/prefix`. Empty: `offline/` in the home folder.",
+    )
+    offline_cache_bytes_max: int = Field(
+        10 << 30,
+        ge=1 << 20,
+        description="Disk space for copies of a remote offline store's files, in `cache/` of the home folder; beyond it, "
+        "those used least recently are deleted.",
     )
     account_id: str | None = Field(
         None,
@@ -88,6 +95,24 @@ class Settings(BaseModel):
         1_000_000,
         ge=1,
         description="Changes that may wait for the offline store; beyond it writes are refused with ServiceUnavailable.",
+    )
+    maintenance_s: float = Field(
+        60.0,
+        gt=0,
+        description="How often the service looks after the offline store: adopts files of other tools, ends history that is "
+        "past its retention, merges small files, deletes what nobody needs.",
+    )
+    compaction_mode: CompactionMode = Field(
+        CompactionMode.SHADOW,
+        description="What becomes of small files once they are merged. `shadow`: they stay where tools that read the layout by "
+        "path find them, at the price of up to twice the storage. `replace`: they are deleted; for stores whose files nobody "
+        "reads by path.",
+    )
+    grace_s: float = Field(
+        7200.0,
+        ge=0,
+        description="How long a replaced file stays for queries that are reading it; longer than any query or training set "
+        "takes.",
     )
     query_timeout_s: float = Field(60.0, gt=0, description="Deadline of one SQL statement.")
     query_rows_max: int = Field(1_000_000, ge=1, description="Largest result of one SQL statement, in rows.")

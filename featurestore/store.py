@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,9 +17,11 @@ from featurestore.batch_ingest import BatchIngest, IngestReport
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.changelog.sqlite import SqliteChangeLog
 from featurestore.engine import Engine, EngineLimits
-from featurestore.errors import FeatureStoreError, OutboxFull, StoreUnavailable, ValidationFailed
+from featurestore.erase import Eraser, ErasureReceipt, Parts
+from featurestore.errors import FeatureStoreError, OutboxFull, ValidationFailed
 from featurestore.model import limits
 from featurestore.model.change import Applied
+from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import (
     FeatureDefinition,
     FeatureGroup,
@@ -33,13 +35,21 @@ from featurestore.model.feature_group import (
 )
 from featurestore.model.frame import arrow_table
 from featurestore.model.inference import definitions_from, definitions_of, text_of, typed
-from featurestore.offline.local import LocalObjectStore
+from featurestore.model.value import record_key
+from featurestore.offline.batch import INACTIVE_S
+from featurestore.offline.cleaning import Cleaned, Cleaner, Retained
+from featurestore.offline.compaction import Compacted, Compactor
+from featurestore.offline.discovery import SETTLED_S, Discovered, Discovery
+from featurestore.offline.erasing import FileEraser
+from featurestore.offline.inventory import FileState, inventory
+from featurestore.offline.opening import open_object_store
 from featurestore.offline.table import OfflineStore
 from featurestore.offline.writer import Drained, OfflineWriter
 from featurestore.online.protocol import OnlineStore
 from featurestore.online.sqlite import SqliteOnlineStore
+from featurestore.private_directory import remove_leftovers
 from featurestore.progress import bar
-from featurestore.query.reader import OfflineReader, make_cut
+from featurestore.query.reader import OfflineReader, make_cut, past_us
 from featurestore.query.sandbox import Sandbox, SandboxLimits
 from featurestore.query.training_set import TrainingSet
 from featurestore.records import GetRequest, GroupCache, Records
@@ -50,6 +60,28 @@ from featurestore.stopwatch import Stopwatch
 
 _log: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Maintained:
+    """What one round of maintenance did for a group."""
+
+    discovered: Discovered
+    retained: Retained
+    compacted: Compacted
+    cleaned: Cleaned
+
+    @property
+    def changed(self) -> bool:
+        """Whether it did anything."""
+        return bool(
+            self.discovered.adopted
+            or self.discovered.quarantined
+            or self.retained.files
+            or self.compacted.merged
+            or self.cleaned.trashed
+            or self.cleaned.deleted
+        )
 
 
 class FeatureStore:
@@ -67,7 +99,10 @@ class FeatureStore:
         online_path = _sqlite_path(settings.online_location)
         self.online: OnlineStore = SqliteOnlineStore(online_path, self.shards, outbox_changes_max=settings.outbox_changes_max)
         self._changes: ChangeSource = SqliteChangeLog(online_path, self.shards)
-        self.offline = OfflineStore(LocalObjectStore(_file_path(settings.offline_location)))
+        objects = open_object_store(
+            settings.offline_location, settings.home.absolute() / "cache", cache_bytes_max=settings.offline_cache_bytes_max
+        )
+        self.offline = OfflineStore(objects)
         self._writer = OfflineWriter(
             self._changes,
             self.offline,
@@ -93,6 +128,21 @@ class FeatureStore:
         self._loop = _LoopThread()
         self._reader = OfflineReader(self.offline, self._group, self._engine, self._sandbox)
         self._batches = BatchIngest(self.online, self.offline, self.shards, self._loop.run)
+        self._compactor = Compactor(self.offline, self._engine)
+        self._cleaner = Cleaner(self.offline, self.shards, mode=settings.compaction_mode, grace_s=settings.grace_s)
+        self._eraser = Eraser(
+            self.online,
+            self.offline,
+            self.shards,
+            self._loop.run,
+            Parts(lambda: self._batches.recover(self.registry.get_by_id), self.flush, self._forget_copies),
+        )
+        self._discovery = Discovery(
+            self.offline,
+            self.shards,
+            lambda rows: self._loop.run(self.online.reserve(rows)),
+            FileEraser(self.offline, self.shards).without_erased,
+        )
         self._drain_lock = threading.Lock()
         self._closed = False
         self._recover()
@@ -344,6 +394,7 @@ class FeatureStore:
         keys: Mapping[str, str] | None = None,
         known_by: datetime | None = None,
         as_served: bool = False,
+        as_of: datetime | None = None,
         event_times: bool = False,
         fresh: bool = True,
         progress: bool | None = None,
@@ -357,18 +408,21 @@ class FeatureStore:
             keys: per group the spine's column with its record identifier; by default the column of the identifier's name.
             known_by: see only what the service had taken by then: the training set as it could have been made at that time.
             as_served: see, row by row, only what the service had taken by the row's time: what the online store answered.
+            as_of: see the offline store as it was then: only rows with `write_time <= as_of`, also in a spine given as SQL.
+                Asked again, the answer is the same, whatever was written since. Goes together with the cuts above.
             event_times: add `<group>._event_time`, the event time of the matched record.
-            fresh: first write what waits in the outbox, so that every acknowledged write is seen.
+            fresh: first write what waits in the outbox, so that every acknowledged write is seen; `as_of` always does.
 
         Raises:
             FeatureGroupNotFound
-            ValidationFailed: a column is missing or of the wrong type, naive times among them.
+            ValidationFailed: a column is missing or of the wrong type, naive times among them; rows of the spine are
+                earlier than a group's history; `as_of` is not in the past, or an ingest that began by then still runs.
             QueryFailed: the engine gave up.
+            FileVanished: data files were replaced, again and again, before they could be read.
         """
         cut = make_cut(known_by, as_served)
         stopwatch = Stopwatch()
-        if fresh:
-            self.flush()
+        as_of_us = self._settled_us(as_of, fresh=fresh)
         stopwatch.lap("flush")
         with bar("training set", show=progress) as report:
             return self._reader.create_training_set(
@@ -377,26 +431,161 @@ class FeatureStore:
                 event_time=event_time,
                 keys=keys or {},
                 cut=cut,
+                as_of_us=as_of_us,
                 event_times=event_times,
                 stopwatch=stopwatch,
                 progress=report,
             )
 
-    def sql(self, statement: str, *, fresh: bool = True, timeout_s: float | None = None) -> pa.Table:
+    def sql(
+        self, statement: str, *, as_of: datetime | None = None, fresh: bool = True, timeout_s: float | None = None
+    ) -> pa.Table:
         """One SELECT over the offline store, in a process of its own that sees nothing else.
 
         Each group is a relation in two schemas: `history."<group>"`, every row ever written, which is also meant without a
         schema, and `latest."<group>"`, the record per identifier that is live now.
 
         Args:
-            fresh: first write what waits in the outbox, so that every acknowledged write is seen.
+            as_of: both schemas as they were then, see `create_training_set`; what is live in `latest` is judged at that time.
+            fresh: first write what waits in the outbox, so that every acknowledged write is seen; `as_of` always does.
+            timeout_s: a deadline other than that of the settings.
 
         Raises:
+            ValidationFailed: `as_of` is naive or not in the past, or an ingest that began by then still runs.
             FeatureGroupNotFound, QueryRefused, QueryFailed, QueryTimeout, QueryTooLarge
+            FileVanished: data files were replaced, again and again, before they could be read.
         """
-        if fresh:
-            self.flush()
-        return self._reader.sql(statement, timeout_s=timeout_s)
+        as_of_us = self._settled_us(as_of, fresh=fresh)
+        return self._reader.sql(statement, as_of_us=as_of_us, timeout_s=timeout_s)
+
+    # Looking after the offline store
+
+    def maintain(self, name: str) -> Maintained:
+        """What the service does for a group every minute: adopt files of other tools, end history that is past its retention,
+        merge files that are worth it, delete what nobody needs.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: the group has no offline store.
+            StoreUnavailable, StoreCorrupt, QueryFailed: what was done stays done; call again.
+        """
+        group = self._offline_group(name)
+        self._batches.recover(self.registry.get_by_id)
+        return Maintained(
+            self._discovery.discover(group),
+            self._cleaner.retain(group),
+            self._compactor.compact(group),
+            self._cleaner.clean(group),
+        )
+
+    def compact(self, name: str, *, full: bool = True, progress: bool | None = None) -> Compacted:
+        """Merge small files of a group into few large ones. Answers stay the same.
+
+        Args:
+            full: merge whatever is smaller than the target size; otherwise only what is worth it in the background.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: the group has no offline store.
+            StoreUnavailable, QueryFailed: what was merged stays so.
+        """
+        with bar(f"compact {name}", show=progress) as report:
+            return self._compactor.compact(self._offline_group(name), full=full, progress=report)
+
+    def clean(self, name: str) -> Cleaned:
+        """Delete files of a group that have been replaced for longer than the grace period.
+
+        Raises:
+            FeatureGroupNotFound, ValidationFailed, StoreUnavailable
+        """
+        return self._cleaner.clean(self._offline_group(name))
+
+    def set_retention(self, name: str, days: int | None) -> FeatureGroup:
+        """Choose for how many days after its event time a record stays in the history; None keeps all of it.
+
+        The history ends at the next `retain`, which the service runs by itself.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: the group has no offline store, or `days` is not positive.
+        """
+        self._offline_group(name)
+        if days is not None and days < 1:
+            raise ValidationFailed.one("days", "at least 1, or none to keep all history", days)
+
+        def change(group: FeatureGroup) -> FeatureGroup:
+            assert group.offline is not None, "asked above"
+            return replace(group, offline=replace(group.offline, retention_days=days))
+
+        return self.update(name, change)
+
+    def retain(self, name: str) -> Retained:
+        """End the history of a group where its retention says.
+
+        Training sets then refuse spines that begin earlier, since values would be missing silently.
+
+        Raises:
+            FeatureGroupNotFound, ValidationFailed, StoreUnavailable
+        """
+        return self._cleaner.retain(self._offline_group(name))
+
+    def erase(self, group: str, *identifiers: object, progress: bool | None = None) -> ErasureReceipt:
+        """Erase records: no store, log, file or cache holds their values any more, and nothing repeated brings them back.
+
+        What is written for these identifiers afterwards is kept. Files that hold one of them are written anew, and the
+        embedded online store is compacted: erase many records in one call rather than one by one.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: no identifier is given, or one can't be an identifier of the group.
+            StoreUnavailable: the erasure is promised and not complete; the next start completes it.
+        """
+        described = self.feature_group(group)
+        definition = next(feature for feature in described.features if feature.name == described.record_identifier)
+        if not identifiers:
+            raise ValidationFailed.one("identifiers", "at least one record identifier")
+        keys = []
+        for position, identifier in enumerate(identifiers):
+            text = text_of(identifier, definition, path=f"identifiers[{position}]")
+            key = record_key(text, definition.type) if isinstance(text, str) else None
+            if not key:
+                raise ValidationFailed.one(f"identifiers[{position}]", f"a {definition.type} identifier", identifier)
+            keys.append(key)
+        with bar(f"erase from {group}", show=progress) as report:
+            return self._eraser.erase(described, keys, progress=report)
+
+    def discover(self, name: str | None = None, *, settled_s: float = SETTLED_S) -> dict[str, Discovered]:
+        """Look for files that other tools have put into the offline layout of a group, or of all: adopt or quarantine each.
+
+        A file is adopted whole and once, whoever discovers it; docs/guides/foreign-files.md says what is checked.
+
+        Args:
+            settled_s: files modified within this time may still be being copied and are left for later.
+
+        Returns:
+            By group name; groups without an offline store are left out.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: the group has no offline store.
+            StoreUnavailable: what was adopted stays adopted; call again.
+        """
+        groups = self.feature_groups() if name is None else [self._offline_group(name)]
+        return {
+            group.name: self._discovery.discover(group, settled_s=settled_s)
+            for group in groups
+            if group.offline is not None and group.status is GroupStatus.CREATED
+        }
+
+    def files(self, name: str) -> list[FileState]:
+        """The files in a group's offline folder, by path, and what each is to the table.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: the group has no offline store.
+            StoreUnavailable
+        """
+        return inventory(self.offline, self._offline_group(name))
 
     def flush(self) -> Drained:
         """Write every change acknowledged so far to the offline store; when this returns, queries see them.
@@ -416,6 +605,41 @@ class FeatureStore:
     def _group(self, name: str) -> FeatureGroup:
         return self.groups.plan(name).group
 
+    def _settled_us(self, as_of: datetime | None, *, fresh: bool) -> int | None:
+        """`as_of` in microseconds, once no row with a write time up to then is yet to come. Flushes for that, or to be fresh.
+
+        The flush gives every change that was acknowledged before this call its write time; later ones get later times. A
+        batch takes its write times after it has begun: none that began by then may be under way.
+
+        Raises:
+            ValidationFailed: `as_of` is naive or not in the past, or such a batch still runs.
+            StoreUnavailable
+        """
+        as_of_us = None if as_of is None else past_us(as_of, path="as_of")
+        if fresh or as_of_us is not None:
+            self.flush()
+        if as_of_us is None:
+            return None
+        batches = self.offline.batches
+        since_us = batches.unfinished_since_us()
+        if since_us is not None and since_us <= as_of_us:
+            batches.cancel(inactive_s=INACTIVE_S)
+            since_us = batches.unfinished_since_us()
+        if since_us is not None and since_us <= as_of_us:
+            expected = f"a time before {format_iso(since_us)}, when an ingest began that is still running"
+            raise ValidationFailed.one("as_of", expected, format_iso(as_of_us))
+        return as_of_us
+
+    def _offline_group(self, name: str) -> FeatureGroup:
+        group = self.feature_group(name)
+        if group.offline is None:
+            raise ValidationFailed.one("feature group", "one with an offline store", name)
+        return group
+
+    def _forget_copies(self, group: FeatureGroup) -> None:
+        """What may hold values of a group outside its tables."""
+        remove_leftovers(self.settings.home.absolute() / "tmp")
+
     def _finish_delete(self, group: FeatureGroup) -> None:
         self._loop.run(self.online.drop_group(group.group_id))
         self.registry.finish_delete(group.group_id)
@@ -426,6 +650,7 @@ class FeatureStore:
             _log.warning("completing the deletion of feature group %s", group.name)
             self._finish_delete(group)
         self._batches.recover(self.registry.get_by_id)
+        self._eraser.recover(self.registry.get_by_id)
 
 
 class _LoopThread:
@@ -447,9 +672,3 @@ class _LoopThread:
 
 def _sqlite_path(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
-
-
-def _file_path(url: str) -> Path:
-    if not url.startswith("file:///"):
-        raise StoreUnavailable("open offline store", f"{url} is not of the form file:///path")
-    return Path(url.removeprefix("file://"))

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.s3_server import S3Server
+
 AWS = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
@@ -28,3 +30,17 @@ def clean_environment() -> Iterator[None]:
         for name, value in AWS.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_server(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3-compatible service in a process of its own, started when the first test wants it."""
+    server = S3Server(tmp_path_factory.mktemp("s3") / "log")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> str:
+    """A new bucket for each test."""
+    return s3_server.create_bucket()

@@ -35,6 +35,15 @@ class StorageType(StrEnum):
     IN_MEMORY = "InMemory"
 
 
+class CompactionMode(StrEnum):
+    """What becomes of the originals in `data/` once their rows are in merged files."""
+
+    SHADOW = "shadow"
+    """They stay: readers by path see every row once, at the price of up to twice the storage."""
+    REPLACE = "replace"
+    """They are deleted after the grace period. For stores whose files nobody reads by path."""
+
+
 class TableFormat(StrEnum):
     DEFAULT = "Default"
     GLUE = "Glue"
@@ -161,6 +170,7 @@ class OfflineConfig:
         s3_uri: where the creator wants it, `s3://bucket[/prefix]`; decides the folder below the offline root.
         resolved_s3_uri: `<s3_uri>/<account>/sagemaker/<region>/offline-store/<group>-<epoch>/data`, set at creation.
         data_catalog: the name SQL clients use; None when the creator disabled it and named none.
+        retention_days: records whose event time is longer ago leave the history; None keeps all.
     """
 
     s3_uri: str
@@ -169,6 +179,7 @@ class OfflineConfig:
     table_format: TableFormat | None = None
     disable_glue_table_creation: bool = False
     data_catalog: DataCatalog | None = None
+    retention_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,11 @@ def record_key(text: str, feature_type: FeatureType) -> str | None:
     return None if number is None else repr(number + 0.0)
 
 
+def key_of(identifier: str | int | float) -> str:
+    """`record_key` of a typed identifier."""
+    return repr(identifier + 0.0) if isinstance(identifier, float) else str(identifier)
+
+
 def collection_fault(definition: FeatureDefinition, texts: list[str]) -> str | None:
     """What is wrong with the elements of a collection, as "expected ..." text; `None` if nothing."""
     if len(texts) > limits.COLLECTION_ELEMENTS_MAX:

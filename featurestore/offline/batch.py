@@ -16,8 +16,9 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -27,8 +28,10 @@ from featurestore.errors import StoreCorrupt, StoreUnavailable
 from featurestore.model.change import LoggedChange
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.offline import layout, schema
+from featurestore.offline.ledger import Ledger
 from featurestore.offline.manifest import Delta, FileEntry, ForeignFile, ForeignState, Manifest, Origin, Version, delta_after
 from featurestore.offline.protocol import ObjectStore
+from featurestore.offline.subjects import Int64s, erased_rows
 
 FORMAT_VERSION: Final = 2
 INACTIVE_S: Final = 600
@@ -37,6 +40,8 @@ begins again, see `BatchCancelled`."""
 CANCELLED_KEPT_S: Final = 7 * 24 * 3600
 """How long a cancelled journal keeps a call that was taken for dead from making its promise."""
 BEGIN: Final = "begin"
+FILES_AT_ONCE: Final = 4
+"""Files of a batch that are encoded and sent at a time: two cores are kept busy, and a distant store is waited for less."""
 
 
 class BatchCancelled(Exception):
@@ -68,9 +73,6 @@ class Journal(msgspec.Struct, frozen=True, omit_defaults=True):
     format: int = FORMAT_VERSION
 
 
-Int64s: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-
-
 @dataclass(frozen=True, slots=True)
 class BatchRows:
     """Checked rows of one group, ready to be written.
@@ -96,10 +98,11 @@ _decode_online: Final = msgspec.msgpack.Decoder(list[LoggedChange]).decode
 
 
 class BatchWriter:
-    """Batch commits into one object store."""
+    """Batch commits into one object store. What the ledger says is erased stays out."""
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: ObjectStore, ledger: Ledger) -> None:
         self._objects = objects
+        self._ledger = ledger
 
     def stage(self, group: FeatureGroup, rows: BatchRows, *, offline: bool) -> Journal:
         """Write a batch aside and promise it by its journal. Nothing of it is visible yet.
@@ -108,6 +111,7 @@ class BatchWriter:
             BatchCancelled, StoreUnavailable
         """
         batch_id = self._begin()
+        rows = self._without_erased(group, rows)
         files: Sequence[StagedFile] = ()
         if offline and rows.features.num_rows:
             files = self._stage_files(batch_id, group, layout.FileKind.BATCH, _offline_table(group, rows))
@@ -126,19 +130,23 @@ class BatchWriter:
             foreign: what the manifest is to say of the file; its rows and latest event time are filled in here.
 
         Raises:
-            BatchCancelled, StoreUnavailable
+            BatchCancelled, StoreUnavailable, and what `tables` raises; nothing of the batch is anywhere then.
         """
         batch_id = self._begin()
         write_time_us = _now_us()
         files: list[StagedFile] = []
         rows: dict[str, int] = {}
-        for table, shards in tables:
-            times = schema.instants(write_time_us + np.arange(table.num_rows, dtype=np.int64))
-            write_time_us += table.num_rows
-            table = table.set_column(table.schema.get_field_index(schema.WRITE_TIME), schema.SYSTEM_FIELDS[0], times)
-            files.extend(self._stage_files(batch_id, group, layout.FileKind.FOREIGN, table, first_part=len(files)))
-            for shard, count in _counts(shards).items():
-                rows[shard] = rows.get(shard, 0) + count
+        try:
+            for table, shards in tables:
+                times = schema.instants(write_time_us + np.arange(table.num_rows, dtype=np.int64))
+                write_time_us += table.num_rows
+                table = table.set_column(table.schema.get_field_index(schema.WRITE_TIME), schema.SYSTEM_FIELDS[0], times)
+                files.extend(self._stage_files(batch_id, group, layout.FileKind.FOREIGN, table, first_part=len(files)))
+                for shard, count in _counts(shards).items():
+                    rows[shard] = rows.get(shard, 0) + count
+        except Exception:  # the file is not what it seemed; a batch that is left under way would hold up others
+            self._withdraw(batch_id)
+            raise
         latest_us = max((file.entry.event_time_us_max for file in files), default=None)
         foreign = msgspec.structs.replace(foreign, rows=sum(rows.values()), event_time_us_max=latest_us)
         return self._promise(Journal(batch_id, group.group_id, tuple(files), None, rows, foreign))
@@ -161,21 +169,24 @@ class BatchWriter:
             """Of several processes that adopt one file at a time, the first one to commit has."""
             known = None if journal.foreign is None else state.foreign.get(journal.foreign.path)
             adopted = known is not None and known.state is ForeignState.ADOPTED
-            return journal.batch_id not in state.batches and not adopted and bool(journal.files or journal.foreign)
+            return not is_shown(state) and not adopted and bool(journal.files or journal.foreign)
 
-        if journal.batch_id in (state := manifest.current()).batches:
+        def is_shown(state: Version) -> bool:
+            """A batch that was not closed may outlive the memory of its id."""
+            return journal.batch_id in state.batches or not ours.isdisjoint(entry.path for entry in state.files)
+
+        ours = {file.entry.path for file in journal.files}
+        if is_shown(state := manifest.current()):
             return state
         try:
-            for file in journal.files:
-                self._objects.move_if_absent(file.source, file.target)
+            with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+                list(pool.map(lambda file: self._objects.move_if_absent(file.source, file.target), journal.files))
         except StoreUnavailable:
             # Somebody who took this call for dead may have completed the batch and cleared its staging.
-            state = manifest.current()
-            if journal.batch_id in state.batches:
-                return state
-            raise
+            if is_wanted(manifest.current()):
+                raise
         version = manifest.commit(plan)
-        if journal.batch_id not in version.batches:
+        if not is_shown(version):
             for file in journal.files:
                 self._objects.delete(file.target)
         return version
@@ -194,8 +205,7 @@ class BatchWriter:
 
     def close(self, journal: Journal) -> None:
         """Forget a completed batch. Idempotent."""
-        for key in self._objects.list(f"_staging/{journal.batch_id}/"):
-            self._objects.delete(key)
+        self._withdraw(journal.batch_id)
         self._objects.delete(layout.batch_key(journal.batch_id))
 
     def unfinished(self) -> Sequence[Journal]:
@@ -224,8 +234,7 @@ class BatchWriter:
                     cancelled += 1
         for journal in self._journals():
             if journal.cancelled:
-                for key in self._objects.list(f"_staging/{journal.batch_id}/"):
-                    self._objects.delete(key)
+                self._withdraw(journal.batch_id)
                 if int(journal.batch_id.split("-")[0]) < _now_us() - CANCELLED_KEPT_S * 1_000_000:
                     self._objects.delete(layout.batch_key(journal.batch_id))
         return cancelled
@@ -236,12 +245,31 @@ class BatchWriter:
         self._objects.put_if_absent(layout.staging_key(batch_id, _now_us(), BEGIN), b"")
         return batch_id
 
+    def _without_erased(self, group: FeatureGroup, rows: BatchRows) -> BatchRows:
+        """Without what was erased after the rows had got their API times. An erase that comes later finds the batch."""
+        identifiers = rows.features[group.record_identifier]
+        erased = erased_rows(self._ledger, group, identifiers, [rows.api_times_us])
+        if erased is None:
+            return rows
+        until_us = self._ledger.erased(group.group_id).until_us
+        return BatchRows(
+            rows.features.filter(pa.array(~erased)),
+            rows.event_times_us[~erased],
+            rows.api_times_us[~erased],
+            None if rows.expires_at_us is None else rows.expires_at_us[~erased],
+            rows.shards[~erased],
+            [item for item in rows.online if item.stamp.api_time_us > (until_us(item.change.record_id) or 0)],
+        )
+
     def _promise(self, journal: Journal) -> Journal:
         if not self._objects.put_if_absent(layout.batch_key(journal.batch_id), msgspec.json.encode(journal)):
-            for key in self._objects.list(f"_staging/{journal.batch_id}/"):
-                self._objects.delete(key)
+            self._withdraw(journal.batch_id)
             raise BatchCancelled
         return journal
+
+    def _withdraw(self, batch_id: str) -> None:
+        for key in self._objects.list(f"_staging/{batch_id}/"):
+            self._objects.delete(key)
 
     def _unpromised(self) -> dict[str, int]:
         """Batches without a journal: id to the time of their last activity."""
@@ -272,8 +300,8 @@ class BatchWriter:
     ) -> list[StagedFile]:
         root = layout.group_root(group)
         event_times_us = table[schema.EVENT_TIME].cast(pa.int64()).to_numpy()
-        staged = []
-        for part, positions in enumerate(layout.file_groups(event_times_us), first_part):
+
+        def stage(part: int, positions: Int64s) -> StagedFile:
             name = layout.token(root, kind, batch_id, part)
             latest_us = int(event_times_us[positions].max())
             if kind is layout.FileKind.FOREIGN:
@@ -283,11 +311,14 @@ class BatchWriter:
                 target, origin = layout.data_key(root, latest_us, name), Origin.BATCH
             source = layout.staging_key(batch_id, _now_us(), f"{name}.parquet")
             piece = schema.sorted_rows(group, table.take(positions))
-            data = schema.parquet_bytes(piece)
+            data = schema.parquet_bytes(piece, {"batch": batch_id})
             self._objects.put_if_absent(source, data)
             path = target.removeprefix(f"{root}/")
-            staged.append(StagedFile(source, target, schema.entry_of(piece, path, len(data), group.schema_version, origin)))
-        return staged
+            return StagedFile(source, target, schema.entry_of(piece, path, len(data), group.schema_version, origin))
+
+        parts = layout.file_groups(event_times_us)
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            return list(pool.map(stage, range(first_part, first_part + len(parts)), parts))
 
 
 def _offline_table(group: FeatureGroup, rows: BatchRows) -> pa.Table:

@@ -6,7 +6,7 @@
         manifest/<version>.json, manifest/checkpoint-<version>.json
     _writer/<shard>/intent-<position>.json, done-<position>.json, quarantine-<position>.parquet
     _batch/<batch id>.json, _staging/<batch id>/<time>-<name>
-    _erase/salt, _erase/<number>.json, _erase/receipt-<number>.json
+    _erase/salt, _erase/<number>.json, pending-<id>.json, receipt-<number>.json
 
 The part below the bucket is Amazon SageMaker Feature Store's layout; names that start with an underscore can't be buckets.
 
@@ -50,7 +50,7 @@ def group_root(group: FeatureGroup) -> str:
 
 def data_key(root: str, latest_event_time_us: int, token: str) -> str:
     """The name of a data file, in the directory of the hour of its latest event time."""
-    return f"{root}/data/{hour_folder(latest_event_time_us)}/{_stamp(latest_event_time_us)}_{token}.parquet"
+    return f"{root}/data/{hour_folder(latest_event_time_us)}/{time_stamp(latest_event_time_us)}_{token}.parquet"
 
 
 def hour_folder(time_us: int) -> str:
@@ -60,7 +60,8 @@ def hour_folder(time_us: int) -> str:
     return f"year={year:04d}/month={month:02d}/day={day:02d}/hour={day_us // HOUR_US:02d}"
 
 
-def _stamp(time_us: int) -> str:
+def time_stamp(time_us: int) -> str:
+    """A time as it begins the names of data files."""
     days, day_us = divmod(time_us, DAY_US)
     year, month, day = civil_from_days(days)
     hour, hour_us = divmod(day_us, HOUR_US)
@@ -80,7 +81,7 @@ class FileKind(StrEnum):
 
 def opt_key(root: str, latest_event_time_us: int, token: str) -> str:
     """The name of a file that only readers of the manifest use."""
-    return f"{root}/opt/{_stamp(latest_event_time_us)}_{token}.parquet"
+    return f"{root}/opt/{time_stamp(latest_event_time_us)}_{token}.parquet"
 
 
 def token(root: str, kind: FileKind, *parts: object) -> str:
@@ -153,6 +154,10 @@ def staging_key(batch_id: str, staged_at_us: int, name: str) -> str:
 
 def erasure_key(number: int) -> str:
     return f"_erase/{number:020d}.json"
+
+
+def pending_erasure_key(token: str) -> str:
+    return f"_erase/pending-{token}.json"
 
 
 def receipt_key(number: int) -> str:

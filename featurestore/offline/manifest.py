@@ -26,6 +26,11 @@ CHECKPOINT_VERSIONS: Final = 100
 """A whole state is written every so many versions, so that opening reads at most this many differences."""
 COMMIT_ATTEMPTS_MAX: Final = 1000
 """Lost races before a commit gives up: each lost race is another writer's success."""
+VERSIONS_KEPT_S: Final = 7 * 24 * 3600
+"""How long the object of a version stays after a checkpoint has made it unnecessary."""
+STATE_FRESH_S: Final = 3600.0
+"""How long a state may be carried on by later versions before it is read anew. Much shorter than VERSIONS_KEPT_S: who asks for
+the next version and finds none must be sure that there is none, not that it was deleted."""
 BATCHES_KEPT_MAX: Final = 1000
 """Batch ids remembered, so that completing an interrupted batch never adds its files twice."""
 
@@ -218,6 +223,7 @@ class Manifest:
         self._root = root
         self._lock = threading.Lock()
         self._state: Version | None = None
+        self._looked_s = 0.0
 
     def current(self) -> Version:
         """The newest version; version 0 is the empty table.
@@ -249,8 +255,30 @@ class Manifest:
                     return state
         raise StoreUnavailable("commit manifest", f"{self._root}: lost {COMMIT_ATTEMPTS_MAX} races in a row")
 
+    def prune(self) -> int:
+        """Delete objects of versions that a checkpoint has made unnecessary for VERSIONS_KEPT_S; returns how many."""
+        keys = self._objects.list(f"{self._root}/manifest/")
+        checkpoints = [key for key in keys if "/checkpoint-" in key]
+        oldest_us = time.time_ns() // 1000 - VERSIONS_KEPT_S * 1_000_000
+        for newest in reversed(checkpoints):
+            data = self._objects.get(newest)
+            if data is None:
+                return 0
+            state = _decode(data, Version, newest)
+            if state.committed_at_us < oldest_us:
+                last = layout.version_key(self._root, state.version)
+                unneeded = [key for key in keys if (key < newest if key in checkpoints else key <= last)]
+                for key in unneeded:
+                    self._objects.delete(key)
+                return len(unneeded)
+        return 0
+
     def _refresh(self) -> Version:
-        state = self._state if self._state is not None else self._newest_checkpoint()
+        now_s = time.time()
+        if self._state is None or not 0 <= now_s - self._looked_s < STATE_FRESH_S:
+            self._state = self._newest_checkpoint()
+        self._looked_s = now_s
+        state = self._state
         while True:
             data = self._objects.get(layout.version_key(self._root, state.version + 1))
             if data is None:

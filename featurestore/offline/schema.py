@@ -15,20 +15,21 @@ start with an underscore, so ours can't collide; readers that do not know them l
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from featurestore.errors import StoreCorrupt
+from featurestore.errors import StoreCorrupt, excerpt
 from featurestore.model.cells import arrow_type
-from featurestore.model.change import LoggedChange, Op
+from featurestore.model.change import LoggedChange, Op, shard_of
 from featurestore.model.codec import decode_values
 from featurestore.model.feature_group import FeatureDefinition, FeatureGroup, FeatureType
-from featurestore.model.value import PARSE, Value
+from featurestore.model.value import PARSE, Value, key_of
 from featurestore.offline.manifest import FileEntry, Origin
 
 WRITE_TIME: Final = "write_time"
@@ -41,6 +42,8 @@ HARD_DELETED: Final = "_hard_deleted"
 INSTANT: Final = pa.timestamp("us", tz="UTC")
 ROW_GROUP_ROWS: Final = 131_072
 COMPRESSION: Final = "zstd"
+FACTS: Final = b"featurestore"
+"""Footer key of a file's facts."""
 
 SYSTEM_FIELDS: Final = (
     pa.field(WRITE_TIME, INSTANT),
@@ -50,6 +53,8 @@ SYSTEM_FIELDS: Final = (
     pa.field(EXPIRES_AT, INSTANT),
     pa.field(HARD_DELETED, pa.bool_()),
 )
+
+SYSTEM_NAMES: Final = tuple(field.name for field in SYSTEM_FIELDS)
 
 
 def table_schema(features: Sequence[FeatureDefinition]) -> pa.Schema:
@@ -92,7 +97,11 @@ def table_of_changes(
 
 
 def typed_array(feature: FeatureDefinition, texts: Sequence[Value]) -> pa.Array:
-    """Checked value texts of one feature as a typed column."""
+    """Checked value texts of one feature as a typed column.
+
+    Raises:
+        StoreCorrupt: a text is not of the feature's type.
+    """
     kind = arrow_type(feature)
     if feature.type is FeatureType.STRING:
         return pa.array(texts, kind)
@@ -102,14 +111,16 @@ def typed_array(feature: FeatureDefinition, texts: Sequence[Value]) -> pa.Array:
             return pc.cast(pa.array(texts, pa.string()), kind)
         except pa.ArrowInvalid:
             pass
-    parse = PARSE[feature.type]
-    return pa.array([_parsed(parse, text) for text in texts], kind)
+    return pa.array([_parsed(feature, text) for text in texts], kind)
 
 
-def _parsed(parse: Any, text: Value) -> object:
+def _parsed(feature: FeatureDefinition, text: Value) -> object:
     if text is None:
         return None
-    return [parse(element) for element in text] if isinstance(text, list) else parse(text)
+    values = [PARSE[feature.type](part) for part in (text if isinstance(text, list) else [text])]
+    if None in values:
+        raise StoreCorrupt(f"value of {feature.name!r}", f"{excerpt(text)} is not {feature.type}")
+    return values if isinstance(text, list) else values[0]
 
 
 def sorted_rows(group: FeatureGroup, table: pa.Table) -> pa.Table:
@@ -118,11 +129,38 @@ def sorted_rows(group: FeatureGroup, table: pa.Table) -> pa.Table:
     return table.take(pc.sort_indices(table, sort_keys=keys))
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
-    """A Parquet file. The same rows give the same bytes."""
+def parquet_bytes(table: pa.Table, facts: Mapping[str, int | str] | None = None) -> bytes:
+    """A Parquet file. The same rows and facts give the same bytes.
+
+    Args:
+        facts: how the file came about; kept in its footer, see `facts_of`.
+    """
+    if facts is not None:
+        table = table.replace_schema_metadata({FACTS: msgspec.json.encode(facts, order="sorted")})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression=COMPRESSION, row_group_size=ROW_GROUP_ROWS)
     return buffer.getvalue()
+
+
+def facts_of(footer: pq.FileMetaData) -> dict[str, int | str]:
+    """The facts that `parquet_bytes` put into a file's footer.
+
+    Raises:
+        StoreCorrupt: there are none.
+    """
+    try:
+        return msgspec.json.decode((footer.metadata or {})[FACTS], type=dict[str, int | str])
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise StoreCorrupt("data file", f"no facts in its footer: {error!r}") from error
+
+
+def rows_by_shard(identifiers: pa.ChunkedArray, shards: int) -> dict[int, int]:
+    """How many rows each shard has, from the rows' identifiers."""
+    counted: dict[int, int] = {}
+    for item in pc.value_counts(identifiers):
+        shard = shard_of(key_of(item["values"].as_py()), shards)
+        counted[shard] = counted.get(shard, 0) + item["counts"].as_py()
+    return counted
 
 
 def entry_of(table: pa.Table, path: str, size_bytes: int, schema_version: int, origin: Origin) -> FileEntry:

@@ -18,8 +18,8 @@ class OfflineStore:
 
     def __init__(self, objects: ObjectStore) -> None:
         self.objects = objects
-        self.batches = BatchWriter(objects)
         self.ledger = Ledger(objects)
+        self.batches = BatchWriter(objects, self.ledger)
         self._manifests: dict[str, Manifest] = {}
         self._lock = threading.Lock()
 

@@ -328,7 +328,7 @@ class OfflineWriter:
             )
             key = layout.data_key(root, int(event_times_us[rows].max()), name)
             piece = schema.sorted_rows(group, table.take(rows))
-            data = schema.parquet_bytes(piece)
+            data = schema.parquet_bytes(piece, {"shard": intent.shard, "offset_next": intent.offset_next})
             self._objects.put_if_absent(key, data)
             entries.append(schema.entry_of(piece, key.removeprefix(f"{root}/"), len(data), version, Origin.STREAM))
         return GroupFiles(len(items) - len(faults), entries)

@@ -72,5 +72,21 @@ class OnlineStore(Protocol):
     async def drop_group(self, group_id: int) -> None:
         """Remove all records of a group. Its outbox entries stay: the offline store keeps the history. Idempotent."""
 
+    async def erase(self, key: RecordKey, until_us: int) -> bool:
+        """Remove whatever is kept of a record (live, tombstone or grave), if it arrived at or before `until_us`.
+
+        Nothing is logged. Idempotent. Returns whether there was something to remove.
+
+        Raises:
+            StoreUnavailable
+        """
+
+    async def purge(self) -> None:
+        """Make sure that no file of the store holds bytes of what was removed or replaced before.
+
+        Raises:
+            StoreUnavailable: another process kept the store busy for too long; repeating is safe.
+        """
+
     def close(self) -> None:
         """Finish what was accepted, then release everything."""

@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -35,6 +36,8 @@ LOAD_ROWS_MAX: Final = 4096
 RECEIPTS_MAX: Final = 1_000_000
 """Write ids remembered; at 1,000 repeatable writes a second, about a quarter of an hour of retries."""
 DROP_ROWS_MAX: Final = 10_000
+PURGE_S_MAX: Final = 600.0
+"""How long a purge tries against other processes that read or write."""
 
 
 class _State(IntEnum):
@@ -73,6 +76,7 @@ _LOAD: Final = (
     "OR ?3 > record.event_time_us OR ?3 = record.event_time_us "
     f"AND (record.state = {_State.TOMBSTONE:d} OR ?4 > record.api_time_us))"
 )
+_ERASE: Final = "DELETE FROM record WHERE group_id = ?1 AND record_id = ?2 AND api_time_us <= ?3 AND grave_us <= ?3"
 
 
 def _now_us() -> int:
@@ -188,6 +192,33 @@ class SqliteOnlineStore:
 
         while await self._submit(run, DROP_ROWS_MAX):
             pass
+
+    async def erase(self, key: RecordKey, until_us: int) -> bool:
+        def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> bool:
+            return connection.execute(_ERASE, (*key, until_us)).rowcount > 0
+
+        result: bool = await self._submit(run, 1)
+        return result
+
+    async def purge(self) -> None:
+        await asyncio.to_thread(self._purge)
+
+    def _purge(self) -> None:
+        """Rewrite the database, then empty its log. A connection of its own: the writing thread's is inside transactions."""
+        deadline_s = time.monotonic() + PURGE_S_MAX
+        with closing(open_database(self._path)) as connection:
+            while True:
+                try:
+                    connection.execute("VACUUM")
+                    (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                except sqlite3.OperationalError as error:
+                    if time.monotonic() > deadline_s:
+                        raise StoreUnavailable("purge online store", str(error), hint="repeat the call") from error
+                    continue
+                if not busy:
+                    return
+                if time.monotonic() > deadline_s:
+                    raise StoreUnavailable("purge online store", "another process keeps it open", hint="repeat the call")
 
     def close(self) -> None:
         with self._lock:

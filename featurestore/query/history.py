@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from featurestore.engine import identifier
-from featurestore.model.feature_group import FeatureGroup
+from featurestore.engine import identifier, instant
 from featurestore.offline import schema
-from featurestore.offline.relation import files_relation
+from featurestore.query.sight import Sight
 
 PUBLIC_SYSTEM_COLUMNS: Final = (schema.WRITE_TIME, schema.API_TIME, schema.IS_DELETED)
 
 
-def history_sql(group: FeatureGroup, paths: Sequence[str]) -> str:
+def history_sql(sight: Sight) -> str:
     """Every row of the group's history, markers of deletes included: the features and Amazon's three columns."""
-    columns = [identifier(name) for name in (*group.feature_names, *PUBLIC_SYSTEM_COLUMNS)]
-    return f"SELECT {', '.join(columns)} FROM {files_relation(group, paths)}"
+    columns = [identifier(name) for name in (*sight.group.feature_names, *PUBLIC_SYSTEM_COLUMNS)]
+    return f"SELECT {', '.join(columns)} FROM {sight.rows()}"
 
 
-def latest_sql(group: FeatureGroup, paths: Sequence[str]) -> str:
-    """The record of each identifier that the online store would answer now: the newest, in the order of `model.change`, of
-    what came after the last hard delete, unless it is a delete marker or has expired.
+def latest_sql(sight: Sight) -> str:
+    """The record of each identifier that the online store would answer now, or would have answered at `written_by_us` from
+    what was written by then: the newest, in the order of `model.change`, of what came after the last hard delete, unless it
+    is a delete marker or has expired.
     """
-    key, event, api = identifier(group.record_identifier), schema.EVENT_TIME, schema.API_TIME
-    columns = [identifier(name) for name in (*group.feature_names, *PUBLIC_SYSTEM_COLUMNS)]
+    key, event, arrival = identifier(sight.group.record_identifier), schema.EVENT_TIME, sight.arrival
+    columns = [identifier(name) for name in (*sight.group.feature_names, *PUBLIC_SYSTEM_COLUMNS)]
+    moment = "now()" if sight.written_by_us is None else instant(sight.written_by_us)
     return (
         f"SELECT {', '.join(columns)} FROM ("
         f"SELECT *, row_number() OVER (PARTITION BY {key} "
-        f"ORDER BY {event} DESC, coalesce({schema.IS_DELETED}, false), {api} DESC) AS _rank FROM ("
-        f"SELECT *, max(CASE WHEN {schema.HARD_DELETED} THEN {api} END) OVER (PARTITION BY {key}) AS _grave "
-        f"FROM {files_relation(group, paths)}) WHERE _grave IS NULL OR {api} > _grave) "
+        f"ORDER BY {event} DESC, coalesce({schema.IS_DELETED}, false), {arrival} DESC) AS _rank FROM ("
+        f"SELECT *, max(CASE WHEN {schema.HARD_DELETED} THEN {arrival} END) OVER (PARTITION BY {key}) AS _grave "
+        f"FROM {sight.rows()}) WHERE _grave IS NULL OR {arrival} > _grave) "
         f"WHERE _rank = 1 AND NOT coalesce({schema.IS_DELETED}, false) "
-        f"AND ({schema.EXPIRES_AT} IS NULL OR {schema.EXPIRES_AT} > now())"
+        f"AND ({schema.EXPIRES_AT} IS NULL OR {schema.EXPIRES_AT} > {moment})"
     )

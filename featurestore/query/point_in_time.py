@@ -4,7 +4,7 @@ The rules (docs/guarantees.md, P6 and P7):
 
 - The answer at time t is what the online store's rules make of the changes up to t: newest event time wins; at equal event
   times a put stands above a soft delete, and of two puts the later arrival wins; a hard delete forgets everything that
-  arrived before it.
+  arrived before it. Arrivals are ordered by API time, and by write time where rows of other tools may repeat API times.
 - Delete markers and expiry are applied to the winner after the match, never before it: filtering them out first would bring
   an older value back to life.
 - Every spine row stays, in its order; a row without an answer has nulls.
@@ -15,11 +15,14 @@ What "up to t" means is the cut:
 - known by T: of those, the ones the service had taken by the constant T.
 - as served: of those, the ones the service had taken by t itself, row by row.
 
+All of it happens within what the question sees of the table (`Sight`): what was written by a certain time and is retained.
+
 One statement per group; several ASOF joins in one statement would multiply their memory.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -28,9 +31,9 @@ import duckdb
 import pyarrow as pa
 
 from featurestore.engine import Engine, failed, identifier, instant
-from featurestore.model.feature_group import FeatureGroup
+from featurestore.errors import FileVanished
 from featurestore.offline import schema
-from featurestore.offline.relation import files_relation
+from featurestore.query.sight import Sight
 
 ROW: Final = "row"
 KEY: Final = "key"
@@ -61,16 +64,12 @@ class GroupJoin:
     """One group's part of a training set.
 
     Attributes:
-        paths: exact files of one manifest version; they may hold more than the join needs.
         features: (feature name, output column) pairs.
-        hard_deletes: whether any of the files has the marker of a hard delete.
         event_time_column: output column for the event time of the matched record, or None.
     """
 
-    group: FeatureGroup
-    paths: Sequence[str]
+    sight: Sight
     features: Sequence[tuple[str, str]]
-    hard_deletes: bool
     event_time_column: str | None = None
 
 
@@ -83,12 +82,15 @@ def join_group(engine: Engine, spine: pa.Table, join: GroupJoin, cut: Cut) -> pa
 
     Raises:
         QueryFailed: the engine gave up, for example for want of disk space to spill to.
+        FileVanished: the engine gave up, and one of the files is gone.
     """
     session = engine.session()
     try:
         session.register("spine", spine)
         return session.sql(join_sql(join, cut)).to_arrow_table()
     except duckdb.Error as error:
+        if not all(map(os.path.exists, join.sight.paths)):
+            raise FileVanished("training set") from error
         raise failed(error) from error
     except RuntimeError as error:
         if str(error) != INTERRUPTED:
@@ -104,16 +106,17 @@ def join_sql(join: GroupJoin, cut: Cut) -> str:
     if join.event_time_column is not None:
         values.append(f"{_visible('f._at')} AS {identifier(join.event_time_column)}")
     ctes = [f"changes AS MATERIALIZED ({_changes(join, cut)})"]
-    if join.hard_deletes:
+    if join.sight.hard_deletes:
         ctes += _with_graves(join, cut)
     elif cut.as_served:
         ctes.append(f"timeline AS ({_running_newest('changes', '_key')})")
     else:
         ctes = [f"timeline AS ({_changes(join, cut)})"]
     never = "'infinity'::TIMESTAMPTZ"
+    last = f"struct_pack(a := {never}, b := {never})" if join.sight.api_times_repeat else never
     return (
         f"WITH {', '.join(ctes)} SELECT {', '.join(values)} FROM spine s ASOF LEFT JOIN timeline f "
-        f"ON s.{KEY} = f._key AND struct_pack(a := s.{TIME}, b := {never}, c := true, d := {never}) "
+        f"ON s.{KEY} = f._key AND struct_pack(a := s.{TIME}, b := {never}, c := true, d := {last}) "
         f">= struct_pack(a := f._from, b := f._at, c := NOT f._deleted, d := f._api) ORDER BY s.{ROW}"
     )
 
@@ -132,18 +135,18 @@ def _changes(join: GroupJoin, cut: Cut) -> str:
     """The changes that any row may see, with `_from`: the instant from which a row sees them."""
     available = f"greatest({schema.EVENT_TIME}, {schema.API_TIME})" if cut.as_served else schema.EVENT_TIME
     columns = [
-        f"{identifier(join.group.record_identifier)} AS _key",
+        f"{identifier(join.sight.group.record_identifier)} AS _key",
         f"{schema.EVENT_TIME} AS _at",
-        f"{schema.API_TIME} AS _api",
+        f"{join.sight.arrival} AS _api",
         f"{available} AS _from",
         f"coalesce({schema.IS_DELETED}, false) AS _deleted",
         f"{schema.EXPIRES_AT} AS _expires",
         *(identifier(name) for name in _columns(join)),
     ]
-    if join.hard_deletes:
+    if join.sight.hard_deletes:
         columns.append(f"coalesce({schema.HARD_DELETED}, false) AS _hard")
-    known = "" if cut.known_by_us is None else f" WHERE {schema.API_TIME} <= {instant(cut.known_by_us)}"
-    return f"SELECT {', '.join(columns)} FROM {files_relation(join.group, join.paths)}{known}"
+    known = [] if cut.known_by_us is None else [f"{schema.API_TIME} <= {instant(cut.known_by_us)}"]
+    return f"SELECT {', '.join(columns)} FROM {join.sight.rows(*known)}"
 
 
 def _columns(join: GroupJoin) -> list[str]:

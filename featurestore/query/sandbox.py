@@ -39,7 +39,9 @@ import msgspec
 import pyarrow as pa
 
 from featurestore.errors import FileVanished, QueryError, QueryFailed, QueryRefused, QueryTimeout, QueryTooLarge, StoreUnavailable
+from featurestore.private_directory import PrivateDirectory
 from featurestore.query import sandbox_child as child
+from featurestore.query.replan import replanned
 
 _log = logging.getLogger(__name__)
 
@@ -156,7 +158,7 @@ class Sandbox:
         """`temp_root` holds temporary files; it is made when missing and may be shared with other processes."""
         self._limits = limits
         self._temp_root = temp_root
-        self._directory: _PrivateDirectory | None = None
+        self._directory: PrivateDirectory | None = None
         self._lock = threading.Lock()
         self._left = threading.Condition(self._lock)
         self._closed = False
@@ -170,8 +172,9 @@ class Sandbox:
 
         Args:
             statement: one SELECT (DESCRIBE and SUMMARIZE count as such), or EXPLAIN of one without ANALYZE.
-            resolve: called in this thread with the tables the statement names, once, if it names any; these and no others
-                can be read. What it raises is passed on unchanged.
+            resolve: called in this thread with the tables the statement names, if it names any; these and no others can be
+                read. Called again, with all of them, when a file of its answer is gone before it was read (`replanned`).
+                What else it raises is passed on unchanged.
             timeout_s: a deadline other than that of the limits.
 
         Returns:
@@ -183,7 +186,7 @@ class Sandbox:
             QueryFailed: the engine rejected it or gave up, or its process hit a limit of the operating system.
             QueryTimeout: the deadline passed; the process was killed.
             QueryTooLarge: the result passes `rows_max` or `bytes_max`; nothing of it is returned.
-            FileVanished: a data file has gone since `resolve`.
+            FileVanished: again and again a data file has gone since `resolve`.
             StoreUnavailable: no child could be started, or the sandbox was closed.
         """
         deadline = _Deadline(self._limits.timeout_s if timeout_s is None else timeout_s)
@@ -193,6 +196,9 @@ class Sandbox:
             raise QueryRefused("the statement is not valid Unicode") from None
         if size > STATEMENT_BYTES_MAX:
             raise QueryRefused(f"the statement has {size} bytes; at most {STATEMENT_BYTES_MAX} are allowed")
+        return replanned(lambda: self._answer(statement, resolve, deadline))
+
+    def _answer(self, statement: str, resolve: Resolve, deadline: _Deadline) -> pa.Table:
         with self._child(deadline) as running:
             try:
                 return _converse(running, statement, resolve, self._limits, deadline)
@@ -285,7 +291,7 @@ class Sandbox:
     def _start(self) -> _Child:
         """On the starter's thread only."""
         if self._directory is None:
-            self._directory = _PrivateDirectory(self._temp_root)
+            self._directory = PrivateDirectory(self._temp_root, "sandbox-")
         return _Child(Path(tempfile.mkdtemp(dir=self._directory.path)))
 
     def _end(self, taken: _Child) -> None:
@@ -625,45 +631,3 @@ def _without_paths(message: str, files: Sequence[str]) -> str:
     for directory in sorted(directories - {"/"}, key=len, reverse=True):
         message = re.sub(rf"{re.escape(directory)}(?![\w.-])", "<directory>", message)
     return message
-
-
-class _PrivateDirectory:
-    """A directory for temporary files that is deleted even after a crash: by the next process that makes one.
-
-    It is locked as long as its process lives, so the unlocked ones are leftovers.
-    """
-
-    PREFIX: Final = "sandbox-"
-
-    def __init__(self, root: Path) -> None:
-        """
-        Raises:
-            OSError: it can't be made.
-        """
-        root.mkdir(parents=True, exist_ok=True)
-        with _locked(root):
-            # One at a time: between being made and being locked a directory looks like a leftover.
-            for other in root.glob(f"{self.PREFIX}*"):
-                with contextlib.suppress(OSError), _locked(other, wait=False):
-                    shutil.rmtree(other, ignore_errors=True)
-            self.path = Path(tempfile.mkdtemp(prefix=self.PREFIX, dir=root))
-            self._lock = contextlib.ExitStack()
-            self._lock.enter_context(_locked(self.path))
-
-    def remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.close()
-
-
-@contextlib.contextmanager
-def _locked(directory: Path, *, wait: bool = True) -> Iterator[None]:
-    """
-    Raises:
-        BlockingIOError: another process holds the lock, and `wait` is off.
-    """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)

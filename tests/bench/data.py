@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,9 +46,9 @@ def records_table(records: list[Pairs]) -> pa.Table:
     return pa.table({name: [pairs[index][1] for pairs in records] for index, (name, _) in enumerate(records[0])})
 
 
-def times_us(rng: np.random.Generator, first: int, count: int, total: int) -> np.ndarray:
-    """Event times of rows `first` to `first + count - 1` of `total`: rising over HOURS hours, no two alike."""
-    step_us = HOURS * HOUR_US // total
+def times_us(rng: np.random.Generator, first: int, count: int, total: int, hours: int = HOURS) -> np.ndarray:
+    """Event times of rows `first` to `first + count - 1` of `total`: rising over so many hours, no two alike."""
+    step_us = hours * HOUR_US // total
     return START_US + np.arange(first, first + count) * step_us + rng.integers(0, step_us, count)
 
 
@@ -135,3 +136,66 @@ def spine(rows: int, keys: dict[str, int]) -> pa.Table:
             "label": pa.array(rng.random(rows)),
         }
     )
+
+
+ACCOUNTS = {
+    "account": "String",
+    "at": "String",
+    "orders": "Integral",
+    "items": "Integral",
+    "visits": "Integral",
+    "age_days": "Integral",
+    "spent": "Fractional",
+    "balance": "Fractional",
+    "score": "Fractional",
+    "distance_km": "Fractional",
+    "country": "String",
+    "segment": "String",
+}
+"""One group with ten features beside identifier and event time."""
+ACCOUNT_FEATURES = [name for name in ACCOUNTS if name not in ("account", "at")]
+LATE_HOURS = 24
+
+
+def account_frames(frames: int, rows: int, hours: int, accounts: int, late_share: float = 0.0) -> Iterator[pd.DataFrame]:
+    """The history of the accounts in frames of rising time, `hours` in all.
+
+    Args:
+        late_share: of the rows, how many have an event time up to LATE_HOURS before that of their neighbours.
+    """
+    step_us = hours * HOUR_US // (frames * rows)
+    for number in range(frames):
+        rng = np.random.default_rng([17, number])
+        # By whole steps: a late row keeps its own place within a step, so that hardly two times are alike.
+        late_us = rng.integers(0, LATE_HOURS * HOUR_US // step_us, rows) * step_us * (rng.random(rows) < late_share)
+        columns: list[Any] = [
+            account_keys(rng.integers(0, accounts, rows)),
+            instants(times_us(rng, number * rows, rows, frames * rows, hours) - late_us),
+            pa.array(rng.integers(0, 1000, rows)),
+            pa.array(rng.integers(0, 100_000, rows)),
+            pa.array(rng.integers(0, 50, rows)),
+            pa.array(rng.integers(0, 4000, rows)),
+            pa.array(rng.integers(0, 10_000_000, rows) / 100),
+            pa.array(rng.normal(0, 1000, rows)),
+            pa.array(rng.random(rows)),
+            pa.array(rng.integers(0, 20_000, rows) / 8, mask=rng.random(rows) < 0.05),
+            pa.array(np.array(COUNTRIES)[rng.integers(0, len(COUNTRIES), rows)]),
+            pa.array([f"segment-{key:03d}" for key in rng.integers(0, 1000, rows).tolist()]),
+        ]
+        yield pa.table(columns, names=list(ACCOUNTS)).to_pandas()
+
+
+def account_spine(rows: int, hours: int, accounts: int) -> pa.Table:
+    """A spine in no order of time: `row`, `account`, `at`. A few accounts are unknown to the group."""
+    rng = np.random.default_rng(19)
+    return pa.table(
+        {
+            "row": pa.array(np.arange(rows)),
+            "account": account_keys(rng.integers(0, accounts + accounts // 100 + 1, rows)),
+            "at": instants(START_US + rng.integers(0, hours * HOUR_US, rows)),
+        }
+    )
+
+
+def account_keys(keys: np.ndarray) -> pa.Array:
+    return pa.array([f"a{key:07d}" for key in keys.tolist()])

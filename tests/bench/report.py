@@ -131,8 +131,13 @@ def _moment(result: Result) -> dict[str, str]:
 
 
 def _spread(figures: Rounds) -> str:
-    middle = _figure(median(figures))
-    return middle if len(figures) == 1 else f"{middle} ({_figure(min(figures))}..{_figure(max(figures))})"
+    show = _count if all(figure.is_integer() for figure in figures) else _figure
+    middle = show(median(figures))
+    return middle if len(figures) == 1 else f"{middle} ({show(min(figures))}..{show(max(figures))})"
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
 
 
 def _figure(figure: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import freshness, ingest, machine, online, training_set
+from tests.bench import appends, compacted, freshness, ingest, machine, online, training_set
 from tests.bench.sheet import Result, Sheet
 
 Benchmark = Callable[[str, int, Path, Sheet, Callable[[str], None]], None]
@@ -16,6 +16,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "online": online.measure,
     "ingest": ingest.measure,
     "training_set": training_set.measure,
+    "compacted": compacted.measure,
+    "appends": appends.measure,
     "freshness": freshness.measure,
 }
 SIZES = ("tiny", "canonical")

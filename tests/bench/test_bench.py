@@ -14,6 +14,8 @@ TABLES = {
     "online": {"The service": 5, "HTTP servers that answer a constant": 3, "Bare SQLite": 3},
     "ingest": {"Ingest": 3, "Steps of store.ingest": 5},
     "training_set": {"Joins": 3, "Steps": 9},
+    "compacted": {"Once, before the rounds": 2, "Training set": 3, "Steps": 4},
+    "appends": {"Appending": 2, "Compaction": 1, "Training sets": 3, "Live files": 4},
     "freshness": {"From PutRecord to training set": 3},
 }
 """Tables of each benchmark, and how many rows they have."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,19 @@ import pytest
 from featurestore.errors import StoreUnavailable
 from featurestore.offline.local import TEMPORARY, LocalObjectStore
 from featurestore.offline.protocol import ObjectStore
+from featurestore.offline.s3 import S3ObjectStore
+from tests.s3_server import S3Server
+
+CACHE_BYTES_MAX = 1 << 30
 
 
-@pytest.fixture(params=["local"])
-def objects(tmp_path: Path) -> ObjectStore:
-    return LocalObjectStore(tmp_path / "root")
+@pytest.fixture(params=["local", "s3"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "local":
+        return LocalObjectStore(tmp_path / "root")
+    server: S3Server = request.getfixturevalue("s3_server")
+    bucket: str = request.getfixturevalue("s3_bucket")
+    return S3ObjectStore(bucket, "a/prefix", endpoint=server.url, cache=tmp_path / "cache", cache_bytes_max=CACHE_BYTES_MAX)
 
 
 def test_an_object_is_written_once(objects: ObjectStore) -> None:
@@ -49,22 +58,23 @@ def test_what_is_absent_is_none(objects: ObjectStore) -> None:
     objects.delete("a/b")
 
 
-def test_of_concurrent_writers_one_wins(objects: ObjectStore) -> None:
+@pytest.mark.parametrize("equal", [False, True], ids=["different bytes", "equal bytes"])
+def test_of_concurrent_writers_one_wins(objects: ObjectStore, equal: bool) -> None:
     barrier = threading.Barrier(16)
-    wins: list[int] = []
+    wins: list[bytes] = []
 
-    def write(number: int) -> None:
+    def write(data: bytes) -> None:
         barrier.wait()
-        if objects.put_if_absent("contested", b"%d" % number):
-            wins.append(number)
+        if objects.put_if_absent("contested", data):
+            wins.append(data)
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
+    threads = [threading.Thread(target=write, args=(b"0" if equal else b"%d" % number,)) for number in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(wins) == 1
-    assert objects.get("contested") == b"%d" % wins[0]
+    assert objects.get("contested") == wins[0]
 
 
 def test_listing_is_sorted_and_deep_and_shows_no_temporary_files(objects: ObjectStore) -> None:
@@ -72,6 +82,23 @@ def test_listing_is_sorted_and_deep_and_shows_no_temporary_files(objects: Object
         objects.put_if_absent(key, b"x")
     assert objects.list("b/") == ["b/1/z", "b/10", "b/2"]
     assert objects.list("c/") == []
+
+
+def test_a_listing_is_complete(objects: ObjectStore) -> None:
+    keys = [f"many/{number % 7}/{number:04d}" for number in range(1200)]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda key: objects.put_if_absent(key, b"x"), keys))
+    assert objects.list("many/") == sorted(keys)
+    assert objects.list("many/3/") == sorted(key for key in keys if key.startswith("many/3/"))
+
+
+def test_names_are_taken_as_they_are(objects: ObjectStore) -> None:
+    keys = ["odd/#?&", "odd/%20", "odd/(a) [b] {c}", "odd/a+b=c", "odd/~*", "odd/\u00e9\U0001f600"]
+    for key in keys:
+        assert objects.put_if_absent(key, key.encode())
+    assert objects.list("odd/") == sorted(keys)
+    assert [objects.get(key) for key in keys] == [key.encode() for key in keys]
+    assert [Path(path).read_bytes() for path in objects.paths(keys)] == [key.encode() for key in keys]
 
 
 def test_moving(objects: ObjectStore) -> None:
@@ -88,6 +115,16 @@ def test_an_engine_opens_what_is_located(objects: ObjectStore) -> None:
     objects.put_if_absent("k", b"bytes")
     objects.put_if_absent("deep/l", b"more")
     assert [Path(path).read_bytes() for path in objects.paths(["deep/l", "k"])] == [b"more", b"bytes"]
+
+
+def test_a_deleted_object_is_not_read_any_more(objects: ObjectStore) -> None:
+    objects.put_if_absent("k", b"bytes")
+    (path,) = objects.paths(["k"])
+    objects.delete("k")
+    assert objects.get("k") is None
+    assert not Path(path).exists()
+    assert objects.put_if_absent("k", b"other")
+    assert [Path(path).read_bytes() for path in objects.paths(["k"])] == [b"other"]
 
 
 def test_no_temporary_file_stays(tmp_path: Path) -> None:

@@ -89,6 +89,24 @@ def test_sql_and_groups(client: Client, group: str) -> None:
     assert group not in [item["name"] for item in client.feature_groups()]
 
 
+def test_as_of_a_time(client: Client, group: str) -> None:
+    client.put_record(group, {"id": 1, "t": 1, "note": "before"})
+    client.flush()
+    between = datetime.now(UTC)
+    client.put_record(group, {"id": 1, "t": 1, "note": "after"})
+    statement = f'SELECT note FROM latest."{group}"'
+    assert client.sql(statement, as_of=between).to_pylist() == [{"note": "before"}]
+    assert client.sql(statement).to_pylist() == [{"note": "after"}]
+    spine = pd.DataFrame({"id": [1], "when": [10.0]})
+    for options, note in (({"as_of": between}, "before"), ({}, "after")):
+        made = client.create_training_set(spine, {"note": f"{group}.note"}, event_time="when", **options)
+        assert made.features["note"].to_pylist() == [note]
+    with pytest.raises(ServiceRefused, match="as_of: expected a datetime with a time zone"):
+        client.sql(statement, as_of=datetime(2024, 5, 1))
+    with pytest.raises(ServiceRefused, match="as_of: expected a time in the past"):
+        client.create_training_set(spine, [f"{group}.note"], event_time="when", as_of=datetime(2099, 5, 1, tzinfo=UTC))
+
+
 def test_errors_carry_the_services_words(client: Client, group: str) -> None:
     with pytest.raises(ServiceRefused, match="ResourceNotFound: feature group 'nobody'") as caught:
         client.get_record("nobody", 1)

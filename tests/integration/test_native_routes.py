@@ -331,6 +331,18 @@ class TestTrainingSets:
         served = self.ask(http_client, request | {"as_served": True})
         assert table_of(served)["wind"].to_pylist() == [None] * 4
 
+    def test_the_offline_store_as_it_was(self, http_client: Http, group: str, ingest: Ingest) -> None:
+        ingest(group, frame(["s"], note=["before"]))
+        between = datetime.now(UTC).isoformat()
+        ingest(group, frame(["s"], note=["after"]))
+        request = {"features": {"x": f"{group}.note"}, "event_time": "when"}
+        for as_of, note in (("1999-01-01T00:00:00Z", None), (between, "before"), (None, "after")):
+            table = table_of(self.ask(http_client, request | {"as_of": as_of}))
+            assert table["x"].to_pylist() == [note, note, None, None]
+        in_sql = {"spine_sql": f'SELECT id, now() AS t FROM "{group}"', "event_time": "t", "as_of": between}
+        reply = http_client.request("POST", "/v1/training-sets", request | in_sql, {"Content-Type": JSON})
+        assert table_of(reply)["x"].to_pylist() == ["before"], "the spine is read as of then, too"
+
     def test_acknowledged_writes_are_seen_at_once(self, http_client: Http, group: str) -> None:
         put = {"Record": record(id="s", at="2024-05-01T00:00:00Z", note="just now")}
         assert http_client.request("PUT", f"/FeatureGroup/{group}", put).status == 200
@@ -353,6 +365,9 @@ class TestTrainingSets:
             ({"known_by": "2024-05-01T00:00:00"}, ["known_by", "time zone"]),
             ({"known_by": "yesterday"}, ["known_by"]),
             ({"known_by": "2024-05-01T00:00:00Z", "as_served": True}, ["as_served"]),
+            ({"as_of": "2024-05-01T00:00:00"}, ["as_of", "time zone"]),
+            ({"as_of": "2099-05-01T00:00:00+02:00"}, ["as_of", "in the past", "'2099-04-30T22:00:00Z'"]),
+            ({"as_of": "yesterday"}, ["as_of"]),
             ({"spine_sql": "SELECT 1"}, ["spine_sql"]),
             ({"fresch": True}, ["fresch"]),
         ],
@@ -455,6 +470,19 @@ class TestSql:
         assert http_client.request("DELETE", path).status == 200
         assert len(http_client.sql(f'SELECT * FROM history."{group}"')) == 4
         assert http_client.sql(f'SELECT id, note FROM latest."{group}"') == [["a", "2"]]
+
+    def test_as_of_a_time(self, http_client: Http, group: str, ingest: Ingest) -> None:
+        ingest(group, frame(["a", "b"], note=["1", "2"]))
+        between = datetime.now(UTC).isoformat()
+        ingest(group, frame(["a"], note=["3"]))
+        for schema, notes in (("history", ["1", "2"]), ("latest", ["1", "2"])):
+            body = {"statement": f'SELECT note FROM {schema}."{group}" ORDER BY 1', "as_of": between, "fresh": False}
+            assert http_client.request("POST", "/v1/sql", body).json["rows"] == [[note] for note in notes]
+        for as_of, words in (("2099-01-01T00:00:00Z", ["in the past"]), ("2024-05-01", ["time zone"]), ("soon", [])):
+            reply = http_client.request("POST", "/v1/sql", {"statement": "SELECT 1", "as_of": as_of})
+            assert (reply.status, reply.code) == (400, "ValidationError")
+            for word in ("as_of", *words):
+                assert word in reply.message
 
     def test_what_waits_is_left_out_on_request(self, http_client: Http, group: str) -> None:
         put = {"Record": record(id="s", at="2024-05-01T00:00:00Z")}

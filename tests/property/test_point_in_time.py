@@ -1,8 +1,8 @@
-"""Point-in-time joins against a brute-force oracle, on generated histories and both of the engine's ASOF plans."""
+"""Point-in-time joins and `latest` against a brute-force oracle, on generated histories and both of the engine's ASOF plans."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.engine import Engine, EngineLimits
+from featurestore.errors import FileVanished, QueryFailed
 from featurestore.model.change import OFFLINE, ONLINE, Change, LoggedChange, Op, Stamp
 from featurestore.model.codec import encode_values
 from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import FeatureGroup, FeatureType, OfflineConfig, definitions
 from featurestore.offline import schema
-from featurestore.query.point_in_time import Cut, GroupJoin, join_group
+from featurestore.query.history import latest_sql
+from featurestore.query.point_in_time import Cut, GroupJoin, join_group, join_sql
+from featurestore.query.sight import Sight
 
 ASOF_LOOP_ROWS = 64
 """Spines up to this size are joined by nested loops, larger ones by sorting; the two treat ties differently."""
@@ -34,13 +37,14 @@ GROUP = FeatureGroup(
 
 @dataclass(frozen=True)
 class Past:
-    """One change of the generated history; its api time is its place in the list."""
+    """One change of the generated history. Its write time is its place in the list, and so is its API time unless given."""
 
     key: str
     event_time_us: int
     op: Op
     ttl_us: int | None
     value: int | None
+    api_time_us: int = -1
 
     @property
     def expires_at_us(self) -> int | None:
@@ -49,17 +53,27 @@ class Past:
 
 KEYS = st.sampled_from(["a", "b", "ab"])
 TIMES_US = st.integers(0, 12)
-HISTORY = st.lists(
+PAST = st.builds(
+    Past,
+    KEYS,
+    TIMES_US,
+    st.sampled_from([Op.PUT] * 6 + [Op.SOFT_DELETE] * 2 + [Op.HARD_DELETE]),
+    st.one_of(st.none(), st.integers(1, 6)),
+    st.one_of(st.none(), st.integers(0, 99)),
+)
+HISTORY = st.lists(PAST, max_size=25).map(
+    lambda history: [replace(past, api_time_us=place) for place, past in enumerate(history)]
+)
+FOREIGN_HISTORY = st.lists(
     st.builds(
-        Past,
-        KEYS,
-        TIMES_US,
-        st.sampled_from([Op.PUT] * 6 + [Op.SOFT_DELETE] * 2 + [Op.HARD_DELETE]),
-        st.one_of(st.none(), st.integers(1, 6)),
-        st.one_of(st.none(), st.integers(0, 99)),
+        lambda past, event_us, api_us: replace(past, event_time_us=event_us, api_time_us=api_us),
+        PAST,
+        st.integers(0, 4),
+        st.integers(0, 2),
     ),
     max_size=25,
 )
+"""API times repeat, many of them with the event time, and do not rise with the write times."""
 GENTLE_HISTORY = HISTORY.map(lambda history: [past for past in history if past.op is not Op.HARD_DELETE])
 SPINE = st.lists(st.tuples(st.one_of(st.none(), KEYS), st.one_of(st.none(), TIMES_US)), min_size=1, max_size=30)
 CUTS = st.one_of(st.just(Cut()), st.builds(Cut, known_by_us=st.integers(0, 26)), st.just(Cut(as_served=True)))
@@ -70,44 +84,57 @@ def oracle(history: list[Past], key: str | None, time_us: int | None, cut: Cut) 
     if key is None or time_us is None:
         return None, None
     in_sight = [
-        (past, api_us)
-        for api_us, past in enumerate(history)
+        (past, (past.api_time_us, write_time_us))
+        for write_time_us, past in enumerate(history)
         if past.key == key
         and past.event_time_us <= time_us
-        and (cut.known_by_us is None or api_us <= cut.known_by_us)
-        and (not cut.as_served or api_us <= time_us)
+        and (cut.known_by_us is None or past.api_time_us <= cut.known_by_us)
+        and (not cut.as_served or past.api_time_us <= time_us)
     ]
-    barrier = max((api_us for past, api_us in in_sight if past.op is Op.HARD_DELETE), default=-1)
-    counting = [
-        (past.event_time_us, past.op is Op.PUT, api_us, past)
-        for past, api_us in in_sight
-        if past.op is not Op.HARD_DELETE and api_us > barrier
-    ]
-    if not counting:
-        return None, None
-    *_, winner = max(counting, key=lambda item: item[:3])
-    expired = winner.expires_at_us is not None and winner.expires_at_us <= time_us
-    if winner.op is not Op.PUT or expired:
+    winner = newest(in_sight)
+    if winner is None or winner.op is not Op.PUT or (winner.expires_at_us is not None and winner.expires_at_us <= time_us):
         return None, None
     return winner.value, winner.event_time_us
 
 
-def logged(api_us: int, past: Past) -> LoggedChange:
+def newest(changes: list[tuple[Past, tuple[int, int]]]) -> Past | None:
+    """Of the changes of one record, each with its arrival, the one that counts."""
+    barrier = max((arrival for past, arrival in changes if past.op is Op.HARD_DELETE), default=(-1, -1))
+    counting = [
+        (past.event_time_us, past.op is Op.PUT, arrival, past)
+        for past, arrival in changes
+        if past.op is not Op.HARD_DELETE and arrival > barrier
+    ]
+    return max(counting, key=lambda item: item[:3])[3] if counting else None
+
+
+def oracle_latest(history: list[Past], at_us: int) -> dict[str, int | None]:
+    """Value by key of what is live at `at_us`; event times of the future count."""
+    live = {}
+    for key in {past.key for past in history}:
+        changes = [(past, (past.api_time_us, place)) for place, past in enumerate(history) if past.key == key]
+        winner = newest(changes)
+        if winner is not None and winner.op is Op.PUT and (winner.expires_at_us is None or winner.expires_at_us > at_us):
+            live[key] = winner.value
+    return live
+
+
+def logged(past: Past) -> LoggedChange:
     values = [past.key, format_iso(past.event_time_us), None]
     if past.op is Op.PUT and past.value is not None:
         values[2] = str(past.value)
     change = Change(1, 1, past.key, past.event_time_us, past.op, ONLINE | OFFLINE, past.expires_at_us, encode_values(1, values))
-    return LoggedChange(change, Stamp(0, api_us + 1, api_us))
+    return LoggedChange(change, Stamp(0, 1, past.api_time_us))
 
 
 def write_history(folder: Path, history: list[Past], files: int) -> list[str]:
     """The history as Parquet, spread over files in no order that the join could lean on."""
-    changes = [logged(api_us, past) for api_us, past in enumerate(history)]
+    changes = [(logged(past), write_time_us) for write_time_us, past in enumerate(history)]
     paths = []
     for number in range(files):
         part = changes[number::files][::-1]
         if part:
-            table = schema.table_of_changes(GROUP, 1, part, [item.stamp.api_time_us for item in part])
+            table = schema.table_of_changes(GROUP, 1, [item for item, _ in part], [write_time_us for _, write_time_us in part])
             paths.append(str(folder / f"{number}.parquet"))
             pq.write_table(table, paths[-1])
     return paths
@@ -118,12 +145,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return Engine(EngineLimits(512 << 20, 1 << 30, 2), tmp_path_factory.mktemp("engine"))
 
 
-def check(
-    engine: Engine, folder: Path, history: list[Past], spine: list[tuple[str | None, int | None]], cut: Cut, files: int
-) -> None:
-    paths = write_history(folder, history, files)
+def sight_of(folder: Path, history: list[Past], files: int, *, api_times_repeat: bool = False) -> Sight:
     hard = any(past.op is Op.HARD_DELETE for past in history)
-    join = GroupJoin(GROUP, paths, [("value", "value")], hard, event_time_column="seen")
+    return Sight(GROUP, write_history(folder, history, files), hard_deletes=hard, api_times_repeat=api_times_repeat)
+
+
+def check(engine: Engine, sight: Sight, history: list[Past], spine: list[tuple[str | None, int | None]], cut: Cut) -> None:
+    join = GroupJoin(sight, [("value", "value")], event_time_column="seen")
     for copies in (1, ASOF_LOOP_ROWS // len(spine) + 1):
         rows = spine * copies
         table = pa.table(
@@ -149,7 +177,7 @@ def test_join_equals_brute_force(
     cut: Cut,
     files: int,
 ) -> None:
-    check(engine, tmp_path_factory.mktemp("history"), history, spine, cut, files)
+    check(engine, sight_of(tmp_path_factory.mktemp("history"), history, files), history, spine, cut)
 
 
 @settings(max_examples=200, deadline=None)
@@ -162,8 +190,64 @@ def test_join_without_hard_deletes_equals_brute_force(
     cut: Cut,
     files: int,
 ) -> None:
-    check(engine, tmp_path_factory.mktemp("history"), history, spine, cut, files)
+    check(engine, sight_of(tmp_path_factory.mktemp("history"), history, files), history, spine, cut)
+
+
+@settings(max_examples=300, deadline=None)
+@given(history=FOREIGN_HISTORY, spine=SPINE, cut=CUTS, files=st.integers(1, 3), hard=st.booleans(), as_of_us=st.integers(0, 25))
+def test_where_api_times_repeat_the_later_written_wins(
+    engine: Engine,
+    tmp_path_factory: pytest.TempPathFactory,
+    history: list[Past],
+    spine: list[tuple[str | None, int | None]],
+    cut: Cut,
+    files: int,
+    hard: bool,
+    as_of_us: int,
+) -> None:
+    if not hard:
+        history = [past for past in history if past.op is not Op.HARD_DELETE]
+    sight = sight_of(tmp_path_factory.mktemp("history"), history, files, api_times_repeat=True)
+    check(engine, sight, history, spine, cut)
+    check_latest(engine, sight, history, as_of_us)
+
+
+@settings(max_examples=100, deadline=None)
+@given(history=HISTORY, files=st.integers(1, 3), as_of_us=st.integers(0, 25))
+def test_latest_equals_brute_force(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory, history: list[Past], files: int, as_of_us: int
+) -> None:
+    check_latest(engine, sight_of(tmp_path_factory.mktemp("history"), history, files), history, as_of_us)
+
+
+def check_latest(engine: Engine, sight: Sight, history: list[Past], as_of_us: int) -> None:
+    session = engine.session()
+    found = session.sql(latest_sql(replace(sight, written_by_us=as_of_us))).to_arrow_table().select(["sensor", "value"])
+    session.close()
+    assert sorted(found.to_pylist(), key=lambda row: row["sensor"]) == [
+        {"sensor": key, "value": value} for key, value in sorted(oracle_latest(history[: as_of_us + 1], as_of_us).items())
+    ]
+
+
+@pytest.mark.parametrize("cut", [Cut(), Cut(known_by_us=1), Cut(as_served=True)], ids=str)
+@pytest.mark.parametrize("hard", [False, True])
+def test_write_times_are_compared_only_where_api_times_repeat(cut: Cut, hard: bool) -> None:
+    unique = Sight(GROUP, ["x.parquet"], hard_deletes=hard)
+    for sight in (unique, replace(unique, api_times_repeat=True)):
+        for sql in (join_sql(GroupJoin(sight, [("value", "value")]), cut), latest_sql(sight)):
+            assert (f"b := {schema.WRITE_TIME}" in sql) is sight.api_times_repeat
+
+
+def test_a_file_that_is_gone_is_told_from_a_statement_that_fails(engine: Engine, tmp_path: Path) -> None:
+    spine = pa.table({"row": pa.array([0]), "key": ["a"], "time": pa.array([5], schema.INSTANT)})
+    sight = sight_of(tmp_path, [Past("a", 1, Op.PUT, None, 1, 0), Past("a", 2, Op.PUT, None, 2, 1)], 2)
+    Path(sight.paths[0]).write_bytes(b"no Parquet at all")
+    with pytest.raises(QueryFailed):
+        join_group(engine, spine, GroupJoin(sight, [("value", "value")]), Cut())
+    Path(sight.paths[1]).unlink()
+    with pytest.raises(FileVanished):
+        join_group(engine, spine, GroupJoin(sight, [("value", "value")]), Cut())
 
 
 def test_join_over_no_files_keeps_every_row(engine: Engine, tmp_path: Path) -> None:
-    check(engine, tmp_path, [], [("a", 1), (None, None), ("b", 3)], Cut(), 1)
+    check(engine, sight_of(tmp_path, [], 1), [], [("a", 1), (None, None), ("b", 3)], Cut())

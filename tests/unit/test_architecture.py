@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[2]
 FLOORS = {
     "featurestore.errors": 0,
     "featurestore.model": 1,
-    "featurestore.settings": 1,
+    "featurestore.settings": 2,
     "featurestore.progress": 1,
     "featurestore.stopwatch": 1,
+    "featurestore.private_directory": 1,
     "featurestore.engine": 2,
     "featurestore.registry": 2,
     "featurestore.changelog": 2,
@@ -22,13 +23,14 @@ FLOORS = {
     "featurestore.query": 4,
     "featurestore.records": 4,
     "featurestore.batch_ingest": 4,
-    "featurestore.store": 5,
-    "featurestore.client": 6,
-    "featurestore": 7,
-    "api": 8,
-    "ingest": 8,
-    "featurestore.demo": 9,
-    "featurestore.cli": 10,
+    "featurestore.erase": 5,
+    "featurestore.store": 6,
+    "featurestore.client": 7,
+    "featurestore": 8,
+    "api": 9,
+    "ingest": 9,
+    "featurestore.demo": 10,
+    "featurestore.cli": 11,
 }
 """A module may import what lies on a lower floor, and its own package."""
 

@@ -1,0 +1,74 @@
+"""What a question sees of one group's table: files of one manifest version, and which of their rows count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from featurestore.engine import instant
+from featurestore.model.feature_group import FeatureGroup
+from featurestore.offline import schema
+from featurestore.offline.manifest import FileEntry, Version
+from featurestore.offline.relation import files_relation
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """The rows of one group that a question may see.
+
+    Attributes:
+        paths: exact files of one manifest version; they may hold more rows than are seen.
+        written_by_us: only rows that were written to the table by then, microseconds since 1970: the table as it was.
+        retained_from_us: only rows from this event time on; None where no file has an earlier one.
+        hard_deletes: whether any of the files has the marker of a hard delete.
+        api_times_repeat: whether changes of one record may share an API time. Of two such the later written one is the later.
+    """
+
+    group: FeatureGroup
+    paths: Sequence[str]
+    written_by_us: int | None = None
+    retained_from_us: int | None = None
+    hard_deletes: bool = False
+    api_times_repeat: bool = False
+
+    def rows(self, *conditions: str) -> str:
+        """The rows in sight that meet all conditions, as what stands behind FROM."""
+        every = list(conditions)
+        if self.written_by_us is not None:
+            every.append(f"{schema.WRITE_TIME} <= {instant(self.written_by_us)}")
+        if self.retained_from_us is not None:
+            every.append(f"{schema.EVENT_TIME} >= {instant(self.retained_from_us)}")
+        relation = files_relation(self.group, self.paths)
+        return f"{relation} WHERE {' AND '.join(every)}" if every else relation
+
+    @property
+    def arrival(self) -> str:
+        """The SQL of the time that orders the arrivals of changes: the API time, told apart further where it repeats."""
+        if self.api_times_repeat:
+            return f"struct_pack(a := {schema.API_TIME}, b := {schema.WRITE_TIME})"
+        return schema.API_TIME
+
+
+def files_in_sight(version: Version, as_of_us: int | None) -> list[FileEntry]:
+    """The files of a table version that hold rows written by `as_of_us` and not older than what is retained."""
+    floor_us = version.retained_from_us
+    return [
+        entry
+        for entry in version.files
+        if (as_of_us is None or entry.write_time_us_min <= as_of_us) and (floor_us is None or entry.event_time_us_max >= floor_us)
+    ]
+
+
+def sight_of(
+    group: FeatureGroup, version: Version, entries: Sequence[FileEntry], paths: Sequence[str], as_of_us: int | None
+) -> Sight:
+    """The sight of some files of a table version, which lie at `paths`."""
+    floor_us = version.retained_from_us
+    return Sight(
+        group,
+        paths,
+        as_of_us,
+        floor_us if floor_us is not None and any(entry.event_time_us_min < floor_us for entry in entries) else None,
+        hard_deletes=any(entry.hard_deletes for entry in entries),
+        api_times_repeat=any(entry.foreign_rows for entry in entries),
+    )

@@ -1,0 +1,85 @@
+"""Looking after the offline store in the background, group by group, until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from featurestore.errors import FeatureStoreError
+from featurestore.store import FeatureStore
+
+_log: Final = logging.getLogger(__name__)
+
+PAUSE_SHARE: Final = 10
+"""A round that took long is followed by a pause of so many times its length, so that it never keeps the machine busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceStatus:
+    """What the worker last did.
+
+    Attributes:
+        finished_at_s: seconds since 1970 of the last round, or None before the first.
+        errors: per group the message of what went wrong in that round.
+    """
+
+    finished_at_s: float | None
+    errors: dict[str, str]
+
+
+class MaintenanceWorker:
+    """Runs `store.maintain` for every group every `maintenance_s` seconds, in a thread of its own.
+
+    A failure is logged, kept and tried again in the next round; it never holds up the other groups.
+    """
+
+    def __init__(self, store: FeatureStore, *, maintenance_s: float) -> None:
+        self._store = store
+        self._maintenance_s = maintenance_s
+        self._stop = threading.Event()
+        self._status = MaintenanceStatus(None, {})
+        self._thread = threading.Thread(target=self._work, name="maintenance", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish with the group under way, then return."""
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def status(self) -> MaintenanceStatus:
+        return self._status
+
+    def _work(self) -> None:
+        pause_s = self._maintenance_s
+        while not self._stop.wait(pause_s):
+            started_s = time.monotonic()
+            errors = self._round()
+            pause_s = max(self._maintenance_s, PAUSE_SHARE * (time.monotonic() - started_s))
+            self._status = MaintenanceStatus(time.time(), errors)
+
+    def _round(self) -> dict[str, str]:
+        errors: dict[str, str] = {}
+        try:
+            names = [group.name for group in self._store.feature_groups() if group.offline is not None]
+        except FeatureStoreError as error:
+            _log.error("maintenance can't list the feature groups: %s", error)
+            return {"": str(error)}
+        for name in names:
+            if self._stop.is_set():
+                break
+            try:
+                report = self._store.maintain(name)
+            except Exception as error:  # whatever it is, the other groups have their turn, and this one the next round
+                errors[name] = str(error)
+                expected = isinstance(error, FeatureStoreError)
+                _log.error("maintenance of feature group %s failed: %s", name, error, exc_info=None if expected else error)
+            else:
+                if report.changed:
+                    _log.info("maintenance of feature group %s: %s", name, report)
+        return errors
