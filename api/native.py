@@ -24,6 +24,10 @@ PARQUET: Final = "application/vnd.apache.parquet"
 JSON: Final = "application/json"
 SQL_BODY_BYTES_MAX: Final = 2 << 20
 """Room for the longest statement, escaped."""
+ERASE_BODY_BYTES_MAX: Final = 16 << 20
+"""Room for the longest identifiers, escaped."""
+ERASE_IDENTIFIERS_MAX: Final = 1000
+"""Records of one erase."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -52,6 +56,14 @@ class SqlRequest(BaseModel):
     statement: str = Field(description="One SELECT.")
     as_of: datetime | None = Field(None, description="See the offline store as it was then: rows written by that time.")
     fresh: bool = Field(True, description="First write what waits to the offline store.")
+
+
+class EraseRequest(BaseModel):
+    """Which records of a group to erase."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    identifiers: list[str | int | float] = Field(min_length=1, max_length=ERASE_IDENTIFIERS_MAX)
 
 
 def routes(store: FeatureStore, *, body_bytes_max: int) -> APIRouter:
@@ -127,6 +139,17 @@ def routes(store: FeatureStore, *, body_bytes_max: int) -> APIRouter:
         query = _checked(SqlRequest, await sized_body(request, SQL_BODY_BYTES_MAX))
         table = await run_in_threadpool(store.sql, query.statement, as_of=query.as_of, fresh=query.fresh)
         return await run_in_threadpool(_table_answer, table, request, {})
+
+    @router.post(
+        "/groups/{name}/erase",
+        summary="Erase records from everywhere",
+        description="What is written for these identifiers afterwards is kept. Answers the receipt.",
+        openapi_extra=_json_body(EraseRequest),
+    )
+    async def erase(name: str, request: Request) -> Response:
+        wanted = _checked(EraseRequest, await sized_body(request, ERASE_BODY_BYTES_MAX))
+        receipt = await run_in_threadpool(lambda: store.erase(name, *wanted.identifiers, progress=False))
+        return Response(msgspec.json.encode(receipt), media_type=JSON)
 
     @router.post("/flush", summary="Write every acknowledged change to the offline store")
     async def flush() -> dict[str, int]:

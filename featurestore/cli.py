@@ -20,11 +20,13 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from sqlalchemy import make_url
 
 from api import server
 from featurestore import demo as demonstration
 from featurestore.errors import FeatureStoreError, ValidationFailed
 from featurestore.model.event_time import format_iso
+from featurestore.offline.iceberg import CATALOG
 from featurestore.offline.inventory import State
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
@@ -240,7 +242,7 @@ def files(
             )
             rows = "" if file.rows is None else f"{file.rows:,}"
             row = (file.state, file.path, f"{file.bytes:,}", rows, file.origin or "", *times, file.reason)
-            table.add_row(*(_plain(cell) for cell in row))
+            table.add_row(*(_plain(_visible(cell)) for cell in row))
     if table.row_count:
         _out.print(table)
     counts = Counter(file.state for file in found)
@@ -261,6 +263,29 @@ def compact(
             before = done.files + done.merged - done.written
             table.add_row(name, f"{before:,}", f"{done.files:,}", f"{done.rows:,}", f"{done.bytes:,}", f"{cleaned.deleted:,}")
         _out.print(table, markup=False)
+
+
+@app.command()
+def publish(name: Annotated[str, typer.Argument(help="Feature group whose TableFormat is Iceberg.")], home: Home = None) -> None:
+    """Make a group's Iceberg table show its offline files, for other engines. Needs the extra `iceberg`."""
+    with _open(home) as store:
+        store.flush()
+        done = store.publish_iceberg(name)
+        catalog = make_url(store.settings.iceberg_catalog_location).render_as_string(hide_password=True)
+    _out.print(
+        f"{done.table}: version {done.version:,} is snapshot {done.snapshot_id or 'none, as there are no rows yet'}, "
+        f"{done.added:,} files added, {done.removed:,} removed"
+    )
+    lines = (
+        "read it with pyiceberg and Polars:",
+        "  from pyiceberg.catalog.sql import SqlCatalog",
+        f"  table = SqlCatalog({CATALOG!r}, uri={catalog!r}).load_table({done.table!r})",
+        "  table.scan().to_arrow()",
+        "  pl.scan_iceberg(table)",
+        f"or as it is now, without the catalog: {done.metadata_url}",
+    )
+    for line in lines:
+        _out.print(_plain(line), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -351,6 +376,11 @@ def _texts(column: pa.ChunkedArray) -> list[str]:
 
 def _table(*columns: str) -> Table:
     return Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def _visible(text: str) -> str:
+    """Text of others without what would steer a terminal or break a line."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _plain(text: str) -> str:

@@ -239,6 +239,16 @@ class Client:
         answer = self._send("POST", "/v1/sql", json=body, headers={"accept": ARROW_STREAM})
         return pa.ipc.open_stream(answer.content).read_all()
 
+    def erase(self, group: str, *identifiers: object) -> dict[str, Any]:
+        """Erase records from everywhere, see `FeatureStore.erase`; returns the receipt.
+
+        Raises:
+            ServiceRefused, StoreUnavailable
+        """
+        path = f"/v1/groups/{quote(group, safe='')}/erase"
+        receipt: dict[str, Any] = self._send("POST", path, json={"identifiers": list(identifiers)}).json()
+        return receipt
+
     def flush(self) -> None:
         """Write every change acknowledged so far to the offline store."""
         self._send("POST", "/v1/flush")

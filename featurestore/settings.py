@@ -54,6 +54,11 @@ class Settings(BaseModel):
         "",
         description="Root of the offline store: `file:///path` or `s3://bucket/prefix`. Empty: `offline/` in the home folder.",
     )
+    iceberg_catalog_url: Annotated[str, _url_with_scheme("sqlite", "postgresql+psycopg")] = Field(
+        "",
+        description="SQLAlchemy URL of the Iceberg catalog: `sqlite:///path` or `postgresql+psycopg://...`. "
+        "Empty: `iceberg.db` in the home folder.",
+    )
     offline_cache_bytes_max: int = Field(
         10 << 30,
         ge=1 << 20,
@@ -171,3 +176,7 @@ class Settings(BaseModel):
     @property
     def offline_location(self) -> str:
         return self.offline_url or f"file://{self.home.absolute() / 'offline'}"
+
+    @property
+    def iceberg_catalog_location(self) -> str:
+        return self.iceberg_catalog_url or f"sqlite:///{self.home.absolute() / 'iceberg.db'}"

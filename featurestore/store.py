@@ -28,6 +28,7 @@ from featurestore.model.feature_group import (
     GroupStatus,
     OfflineConfig,
     OnlineConfig,
+    TableFormat,
     TargetStore,
     TtlDuration,
     UpdateStatus,
@@ -41,6 +42,7 @@ from featurestore.offline.cleaning import Cleaned, Cleaner, Retained
 from featurestore.offline.compaction import Compacted, Compactor
 from featurestore.offline.discovery import SETTLED_S, Discovered, Discovery
 from featurestore.offline.erasing import FileEraser
+from featurestore.offline.iceberg import IcebergPublisher, Published
 from featurestore.offline.inventory import FileState, inventory
 from featurestore.offline.opening import open_object_store
 from featurestore.offline.table import OfflineStore
@@ -130,6 +132,9 @@ class FeatureStore:
         self._batches = BatchIngest(self.online, self.offline, self.shards, self._loop.run)
         self._compactor = Compactor(self.offline, self._engine)
         self._cleaner = Cleaner(self.offline, self.shards, mode=settings.compaction_mode, grace_s=settings.grace_s)
+        self._iceberg = IcebergPublisher(
+            offline=self.offline, catalog_url=settings.iceberg_catalog_location, keep_s=settings.grace_s
+        )
         self._eraser = Eraser(
             self.online,
             self.offline,
@@ -554,6 +559,20 @@ class FeatureStore:
         with bar(f"erase from {group}", show=progress) as report:
             return self._eraser.erase(described, keys, progress=report)
 
+    def publish_iceberg(self, name: str) -> Published:
+        """Make a group's Iceberg table show what is in the offline store now: the same files, not copied. Idempotent.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: the group's TableFormat is not Iceberg, or another group is published under its table's name.
+            StoreUnavailable: the extra `iceberg` is not installed, an erasure is under way, or a store does not answer.
+        """
+        group = self._offline_group(name)
+        if not _is_iceberg(group):
+            found = None if group.offline is None else group.offline.table_format
+            raise ValidationFailed.one("OfflineStoreConfig.TableFormat", str(TableFormat.ICEBERG), str(found))
+        return self._iceberg.publish(group)
+
     def discover(self, name: str | None = None, *, settled_s: float = SETTLED_S) -> dict[str, Discovered]:
         """Look for files that other tools have put into the offline layout of a group, or of all: adopt or quarantine each.
 
@@ -639,6 +658,8 @@ class FeatureStore:
     def _forget_copies(self, group: FeatureGroup) -> None:
         """What may hold values of a group outside its tables."""
         remove_leftovers(self.settings.home.absolute() / "tmp")
+        if _is_iceberg(group):
+            self._iceberg.forget(group)
 
     def _finish_delete(self, group: FeatureGroup) -> None:
         self._loop.run(self.online.drop_group(group.group_id))
@@ -668,6 +689,10 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _is_iceberg(group: FeatureGroup) -> bool:
+    return group.offline is not None and group.offline.table_format is TableFormat.ICEBERG
 
 
 def _sqlite_path(url: str) -> Path:

@@ -124,8 +124,13 @@ class Discovery:
                 if file is not None:
                     adopted.append(file)
         gone = [path for path in before.foreign if path not in found]
-        _record(manifest, before, quarantined, gone)
-        return Discovered(tuple(adopted), tuple(quarantined), tuple(gone), max(0, len(due) - files_max))
+        after = _record(manifest, before, quarantined, gone)
+        return Discovered(
+            tuple(adopted),
+            tuple(file for file in quarantined if after.foreign.get(file.path) == file),
+            tuple(path for path in gone if path not in after.foreign),
+            max(0, len(due) - files_max),
+        )
 
     def _complete(self, group: FeatureGroup, manifest: Manifest) -> None:
         """Complete adoptions that were promised, before anything that they concern is decided anew."""
@@ -248,7 +253,7 @@ def _has_changed(group: FeatureGroup, known: ForeignFile, info: ObjectInfo, now_
     )
 
 
-def _record(manifest: Manifest, before: Version, quarantined: Sequence[ForeignFile], gone: Sequence[str]) -> None:
+def _record(manifest: Manifest, before: Version, quarantined: Sequence[ForeignFile], gone: Sequence[str]) -> Version:
     """Record what was found, except of files of which somebody else has recorded something since `before`."""
 
     def unchanged(state: Version, path: str) -> bool:
@@ -259,7 +264,7 @@ def _record(manifest: Manifest, before: Version, quarantined: Sequence[ForeignFi
         forgotten = [path for path in gone if path in state.foreign and unchanged(state, path)]
         return delta_after(state, foreign=fresh, forget_foreign=forgotten) if fresh or forgotten else None
 
-    manifest.commit(plan)
+    return manifest.commit(plan)
 
 
 def _shards_of(identifiers: pa.ChunkedArray, shards: int) -> Int64s:

@@ -98,6 +98,9 @@ class LocalObjectStore:
     def paths(self, keys: Sequence[str]) -> Sequence[str]:
         return [str(self._root / key) for key in keys]
 
+    def url(self, key: str) -> str:
+        return f"file://{self._root}/{key}"
+
     def _put(self, key: str, write: Callable[[BinaryIO], object]) -> bool:
         temporary = self._temporary / uuid.uuid4().hex
         try:

@@ -63,3 +63,6 @@ class ObjectStore(Protocol):
         Raises:
             FileVanished: an object is gone (only a remote store can tell; on local disk, opening the path fails).
         """
+
+    def url(self, key: str) -> str:
+        """The address of an object for tools outside of this machine or process, there or not: `file:///path` or `s3://...`."""

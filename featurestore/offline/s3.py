@@ -140,6 +140,9 @@ class S3ObjectStore:
     def paths(self, keys: Sequence[str]) -> Sequence[str]:
         return self._cache.paths(keys)
 
+    def url(self, key: str) -> str:
+        return f"{self._where}/{key}"
+
     def _open(self, prefix: str, endpoint: str | None) -> None:
         try:
             import boto3
@@ -156,7 +159,7 @@ class S3ObjectStore:
         except BotoCoreError as error:
             raise StoreUnavailable("open offline store", str(error), hint=_CREDENTIALS_HINT) from error
         region = session.region_name or REGION
-        self._endpoint = _amazon(region) if endpoint is None else _checked(endpoint)
+        self._endpoint = amazon_endpoint(region) if endpoint is None else _checked(endpoint)
         self._hint = f"see FEATURESTORE_OFFLINE_URL, now {self._where} at {self._endpoint}"
 
         def client(options: ClientConfig, retries: RetryConfig) -> S3Store:
@@ -297,7 +300,7 @@ def _extra_missing(error: ImportError) -> StoreUnavailable:
     return StoreUnavailable("open offline store", f"s3:// needs packages: {error}", hint="pip install featurestore[s3]")
 
 
-def _amazon(region: str) -> str:
+def amazon_endpoint(region: str) -> str:
     """The address of Amazon S3 in a region (https://docs.aws.amazon.com/general/latest/gr/s3.html)."""
     return f"https://s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
 

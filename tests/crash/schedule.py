@@ -106,6 +106,9 @@ class GatedObjects:
     def paths(self, keys: Sequence[str]) -> Sequence[str]:
         return self._inner.paths(keys)
 
+    def url(self, key: str) -> str:
+        return self._inner.url(key)
+
 
 class GatedChanges:
     """A change source whose every call is a pair of gates, around the real one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +36,8 @@ READING: dict[str, list[str]] = {
         "2",
     ],
     "into a file": ["sql", "SELECT * FROM latest.weather", "--output", "{files}/out.parquet"],
+    "files": ["files", "weather"],
+    "missing files": ["files", "weather", "--state", "missing"],
     "help": ["--help"],
 }
 """Calls that change nothing, by name; the option --home is added."""
@@ -56,6 +59,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
 MISUSED: dict[str, tuple[list[str], str]] = {
     "an unknown command": (["nope"], "'nope'"),
     "a missing argument": (["describe"], "name"),
+    "no state of files": (["files", "weather", "--state", "nope"], "--state"),
     "a number out of its range": (["sql", "SELECT 1", "--rows", "0"], "--rows"),
 }
 """Calls that fail with status 2."""
@@ -165,9 +169,22 @@ def test_sql_into_a_file(done: dict[str, Done], files: Path) -> None:
     assert sorted(pq.read_table(files / "out.parquet")["station"].to_pylist()) == ["JFK", "LGA"]
 
 
+def test_files(done: dict[str, Done]) -> None:
+    head, *rows, summary = cells(succeeded(done["files"]))
+    assert head == ["state", "path", "bytes", "rows", "origin", "from", "to", "reason"]
+    assert [(row[0], row[3], row[4], row[5] == row[6]) for row in rows] == [
+        ("live", "2", "batch", True),
+        ("live", "1", "batch", True),
+    ]
+    assert rows[1][1].startswith("data/year=2024/month=05/day=01/hour=01/20240501T010000Z_")
+    assert rows[1][5] == "2024-05-01T01:00:00Z"
+    assert summary == ["2 live"]
+    assert succeeded(done["missing files"]) == "2 live\n"
+
+
 def test_help(done: dict[str, Done]) -> None:
     text = succeeded(done["help"])
-    for command in ("serve", "groups", "describe", "create", "ingest", "sql", "status", "demo"):
+    for command in ("serve", "groups", "describe", "create", "ingest", "sql", "files", "status", "demo"):
         assert f"\n  {command} " in text
 
 
@@ -231,3 +248,40 @@ def test_faulty_rows_can_be_skipped(cli: Cli, files: Path, tmp_path: Path) -> No
     assert last == "2 faulty rows were left out"
     with featurestore.open(home) as store:
         assert store.sql("SELECT count(*) AS n FROM weather").to_pylist() == [{"n": 1}]
+
+
+def test_files_of_other_tools(cli: Cli, files: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    create_weather(home, files)
+    with featurestore.open(home) as store:
+        offline = store.feature_group("weather").offline
+        assert offline is not None
+        folder = home / "offline" / offline.resolved_s3_uri.removeprefix("s3://")
+        assert store.files("weather") == []
+    folder.mkdir(parents=True)
+    rows = pq.read_table(files / "weather.parquet")
+    pq.write_table(rows, folder / "right.parquet")
+    pq.write_table(rows.rename_columns(["station", "hour", "temperature", "rain", "[b]\x1b[1m"]), folder / "wrong.parquet")
+    (folder / "_SUCCESS").touch()
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    assert cells(succeeded(cli("files", "weather", home=home)))[1:] == [
+        ["new", "data/right.parquet", f"{(folder / 'right.parquet').stat().st_size:,}", "foreign"],
+        ["new", "data/wrong.parquet", f"{(folder / 'wrong.parquet').stat().st_size:,}", "foreign"],
+        ["2 new, 1 ignored"],
+    ]
+    done = cli("files", "weather", "--discover", "--all", home=home)
+    assert done.returncode == 0
+    assert "WARNING: quarantined data/wrong.parquet of feature group weather: columns that are no features" in done.stderr
+    shown = cells(done.stdout)
+    assert [row[:2] for row in shown[1:4]] == [
+        ["ignored", "data/_SUCCESS"],
+        ["adopted", "data/right.parquet"],
+        ["quarantined", "data/wrong.parquet"],
+    ]
+    assert shown[1][-1] == "no Parquet name"
+    assert shown[3][-1] == "columns that are no features of 'weather': [b]\\x1b[1m"
+    assert {(row[0], row[1][:4]) for row in shown[4:-1]} == {("live", "opt/")}
+    assert shown[-1] == [f"{len(shown) - 5} live, 1 quarantined, 1 adopted, 1 ignored"]
+    with featurestore.open(home) as store:
+        assert store.sql("SELECT count(*) AS n FROM weather").to_pylist() == [{"n": 3}]

@@ -107,6 +107,20 @@ def test_as_of_a_time(client: Client, group: str) -> None:
         client.create_training_set(spine, [f"{group}.note"], event_time="when", as_of=datetime(2099, 5, 1, tzinfo=UTC))
 
 
+def test_erase(client: Client, group: str) -> None:
+    for identifier in (1, 2):
+        client.put_record(group, {"id": identifier, "t": 1, "note": "x"})
+    receipt = client.erase(group, 1)
+    assert (receipt["group"], receipt["online"], receipt["unreadable"]) == (group, 1, [])
+    assert client.get_record(group, 1) is None
+    assert client.sql(f'SELECT id FROM "{group}"').to_pylist() == [{"id": 2}]
+    with pytest.raises(ServiceRefused, match=r"identifiers\[1\]: expected"):
+        client.erase(group, 2, "two")
+    with pytest.raises(ServiceRefused, match="identifiers: .*at least 1"):
+        client.erase(group)
+    assert client.get_record(group, 2) is not None
+
+
 def test_errors_carry_the_services_words(client: Client, group: str) -> None:
     with pytest.raises(ServiceRefused, match="ResourceNotFound: feature group 'nobody'") as caught:
         client.get_record("nobody", 1)

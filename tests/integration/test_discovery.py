@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import boto3
 import duckdb
 import numpy as np
 import pandas as pd
@@ -48,10 +49,13 @@ from featurestore.offline.foreign import REASON_CHARS_MAX
 from featurestore.offline.inventory import State
 from featurestore.offline.local import LocalObjectStore
 from featurestore.offline.manifest import BATCHES_KEPT_MAX, ForeignFile, ForeignState, delta_after
+from featurestore.offline.opening import ENDPOINT
 from featurestore.offline.protocol import ObjectInfo, ObjectStore
 from featurestore.offline.table import OfflineStore
+from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from tests.crash.schedule import Actor, GatedObjects, run_schedule
+from tests.s3_server import S3Server
 
 FEATURES = {"id": "String", "at": "String", "amount": "Fractional", "count": "Integral", "note": "String"}
 DAY_1, DAY_2 = "2024-05-01T12:00:00Z", "2024-05-02T12:00:00Z"
@@ -522,6 +526,14 @@ def test_event_times_in_the_future_are_adopted(store: FeatureStore) -> None:
     assert len(history(store, group)) == 2
 
 
+def test_event_times_that_nanoseconds_can_not_count(store: FeatureStore) -> None:
+    group = create(store)
+    far = pa.array([datetime(3000, 1, 1, tzinfo=UTC), datetime(1500, 1, 1, tzinfo=UTC)], utc("us"))
+    drop(store, group, table(good(at=far), use_deprecated_int96_timestamps=True))
+    look(store, group)
+    assert [row["at"] for row in history(store, group)] == ["3000-01-01T00:00:00Z", "1500-01-01T00:00:00Z"]
+
+
 def test_collections(store: FeatureStore) -> None:
     features = (
         FeatureDefinition("id", FeatureType.INTEGRAL),
@@ -779,6 +791,9 @@ class FailingObjects:
     def paths(self, keys: Any) -> Any:
         return self._call("paths", keys)
 
+    def url(self, key: str) -> str:
+        return self._inner.url(key)
+
 
 def all_rows(_: FeatureGroup, rows: pa.Table) -> pa.Table:
     return rows
@@ -980,6 +995,24 @@ def test_a_file_that_changes_while_it_is_read_is_left_for_later(store: FeatureSt
     assert len(look(store, group).adopted) == 1
 
 
+def test_what_another_process_has_adopted_meanwhile_is_not_quarantined(store: FeatureStore) -> None:
+    group = create(store)
+    first = drop(store, group, data(b"damaged"), "data/a.parquet")
+    age(first, by_s=9999)
+    drop(store, group, table(good()), "data/b.parquet")
+
+    def racing(_: FeatureGroup, rows: pa.Table) -> pa.Table:
+        first.write_bytes(parquet_bytes(good(id=["x", "y"])))
+        age(first)
+        assert len(look(store, group).adopted) == 2
+        return rows
+
+    offline = OfflineStore(store.offline.objects)
+    assert discovery_of(store, offline, without_erased=racing).discover(group) == Discovered((), (), (), 0)
+    assert rows_in_manifest(offline, group) == ["k1", "new", "x", "y"]
+    assert {file.state for file in offline.manifest(group).current().foreign.values()} == {ForeignState.ADOPTED}
+
+
 def test_a_file_that_vanishes_before_it_is_read(store: FeatureStore) -> None:
     group = create(store)
     age(drop(store, group, table(good()), "data/a.parquet"), by_s=9999)
@@ -1027,6 +1060,32 @@ def test_a_copy_that_is_older_than_the_object_is_not_read(store: FeatureStore) -
     age(file)
     assert len(discovery.discover(group).adopted) == 1
     assert rows_in_manifest(store.offline, group) == ["k1", "new"]
+
+
+ON_S3 = ["plain.parquet", "with space.parquet", "naïve%20.parquet", "q?x=1&y#z.parquet", "year=2024/star*[b].parquet"]
+
+
+def test_on_s3(s3_server: S3Server, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENDPOINT, s3_server.url)
+    with FeatureStore(Settings.load({}, home=tmp_path / "home", offline_url=f"s3://{s3_bucket}/prefix")) as store:
+        group = create(store)
+        folder = f"prefix/{layout.group_root(group)}/data/"
+        client = boto3.client("s3", endpoint_url=s3_server.url)
+        for key in ON_S3:
+            client.put_object(Bucket=s3_bucket, Key=folder + key, Body=parquet_bytes(good(id=[key, key])))
+        client.put_object(Bucket=s3_bucket, Key=f"{folder}bad.parquet", Body=b"damaged file")
+        client.put_object(Bucket=s3_bucket, Key=f"{folder}folder/", Body=b"")
+        assert look(store, group) == Discovered((), (), (), 0)
+        found = store.discover(group.name, settled_s=0)[group.name]
+        assert sorted(file.path for file in found.adopted) == sorted(f"data/{key}" for key in ON_S3)
+        assert [file.path for file in found.quarantined] == ["data/bad.parquet"]
+        client.put_object(Bucket=s3_bucket, Key=f"{folder}bad.parquet", Body=WHOLE)
+        client.delete_object(Bucket=s3_bucket, Key=f"{folder}plain.parquet")
+        client.close()
+        found = store.discover(group.name, settled_s=0)[group.name]
+        assert ([file.path for file in found.adopted], found.gone) == (["data/bad.parquet"], ("data/plain.parquet",))
+        assert store.discover(group.name, settled_s=0)[group.name] == Discovered((), (), (), 0)
+        assert sorted(row["id"] for row in history(store, group)) == sorted([*ON_S3, *ON_S3, "k1", "new"])
 
 
 def test_damaged_at_random(store: FeatureStore) -> None:

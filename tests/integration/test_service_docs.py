@@ -80,6 +80,7 @@ def test_limits() -> None:
         "body of a record request": f"{runtime.BODY_BYTES_MAX // mib} MiB",
         "body of a feature group request": f"{app.CONTROL_BODY_BYTES_MAX // mib} MiB",
         "body of `/v1/sql`": f"{native_routes.SQL_BODY_BYTES_MAX // mib} MiB",
+        "body of `/v1/groups/{name}/erase`": f"{native_routes.ERASE_BODY_BYTES_MAX // mib} MiB",
         "body of the other native routes": f"{Settings.load({}).body_bytes_max // mib} MiB, `FEATURESTORE_BODY_BYTES_MAX`",
         "names and values of a record": f"{limits.RECORD_BYTES_MAX:,} bytes",
         "a value": f"{limits.VALUE_CHARS_MAX:,} characters",
