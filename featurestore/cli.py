@@ -218,6 +218,8 @@ def status(home: Home = None) -> None:
     """Show how many acknowledged changes wait for the offline store. Does not write them."""
     with _open(home, flush=False) as store:
         _out.print(f"{store.offline_behind():,} changes wait for the offline store")
+        if quarantined := store.quarantined():
+            _err.print(f"{quarantined:,} log entries could not become rows and are in quarantine; see docs/guides/maintenance.md")
 
 
 @app.command()

@@ -148,8 +148,8 @@ class Eraser:
         self._parts.drain()
         rewriting = Rewriting([], [])
         if group.offline is not None:
-            self._parts.forget_copies(group)
             rewriting = self._files.erase(group, Subjects(numbers[0], pending.until_us), progress=progress)
+            self._parts.forget_copies(group)
         self._run(self._online.purge())
         receipt = ErasureReceipt(
             numbers[0],

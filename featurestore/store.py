@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from featurestore.audit import Auditor, AuditReport
 from featurestore.batch_ingest import BatchIngest, IngestReport
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.changelog.sqlite import SqliteChangeLog
@@ -148,6 +150,7 @@ class FeatureStore:
             lambda rows: self._loop.run(self.online.reserve(rows)),
             FileEraser(self.offline, self.shards).without_erased,
         )
+        self._auditor = Auditor(self.online, self.offline, self._engine, self.shards)
         self._drain_lock = threading.Lock()
         self._closed = False
         self._recover()
@@ -385,6 +388,9 @@ class FeatureStore:
         """
         plan = self.groups.plan(group)
         stores = plan.targets(targets)
+        if plan.group.online is not None and TargetStore.ONLINE not in stores:
+            # Which shards it goes to is not known before the rows are checked: one write to each.
+            self._loop.run(self.online.count_offline_only(plan.group.group_id, dict.fromkeys(range(self.shards), 1)))
         with bar(f"ingest {group}", show=progress) as report:
             return self._batches.ingest(plan.group, frame, stores, skip_faulty=skip_faulty, progress=report)
 
@@ -606,6 +612,19 @@ class FeatureStore:
         """
         return inventory(self.offline, self._offline_group(name))
 
+    def audit(self, name: str, *, progress: bool | None = None) -> AuditReport:
+        """Compare what was acknowledged for a group with what both stores hold, and name every difference. Changes nothing.
+
+        Writers may run meanwhile. `differences` is empty when all is well. docs/guides/audit.md says what is compared.
+
+        Raises:
+            FeatureGroupNotFound
+            StoreUnavailable: the table changed faster than it could be looked at; call again.
+            StoreCorrupt, QueryFailed
+        """
+        with bar(f"audit {name}", show=progress) as report:
+            return self._auditor.audit(self.feature_group(name), progress=report)
+
     def flush(self) -> Drained:
         """Write every change acknowledged so far to the offline store; when this returns, queries see them.
 
@@ -614,6 +633,17 @@ class FeatureStore:
         """
         with self._drain_lock:
             return self._writer.drain()
+
+    def quarantined(self) -> int:
+        """How many log entries could not become rows of the offline store and wait in quarantine files for somebody to look.
+
+        Each says why: `_writer/<shard>/quarantine-<offset>.parquet` below the root of the offline store.
+
+        Raises:
+            StoreUnavailable
+        """
+        keys = [key for key in self.offline.objects.list("_writer/") if "/quarantine-" in key]
+        return sum(pq.read_metadata(path).num_rows for path in self.offline.objects.paths(keys))
 
     def offline_behind(self) -> int:
         """How many acknowledged changes are not in the offline store yet."""

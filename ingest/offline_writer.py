@@ -70,5 +70,7 @@ class OfflineWriterWorker:
             else:
                 pause_s = self._flush_s
                 self._status = WriterStatus(time.time(), None)
+                if drained.quarantined:
+                    _log.error("%d log entries can't be rows and are in quarantine", drained.quarantined)
                 if drained.changes:
                     _log.debug("wrote %d changes in %d files", drained.changes, drained.files)

@@ -1,13 +1,15 @@
-"""The outbox of the embedded store: the change log as two tables of the online store's own SQLite database.
+"""The outbox of the embedded store: the change log as tables of the online store's own SQLite database.
 
 Being in the same database is the point: a record and its outbox entry are written by one transaction. `OutboxTransaction` is
-the writing half, used inside the online store's transactions; `SqliteChangeLog` is the reading half.
+the writing half, used inside the online store's transactions; `SqliteChangeLog` is the reading half. The tally counts, in the
+same transactions, what was ever appended, so that an audit can tell whether something is missing from what it became.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from featurestore.errors import OutboxFull, StoreCorrupt, StoreUnavailable
-from featurestore.model.change import LogEntry, LoggedChange, PoisonChange, Stamp
+from featurestore.model.change import OFFLINE, ONLINE, Change, LogEntry, LoggedChange, PoisonChange, Stamp
 from featurestore.model.codec import decode_change
 
 BUSY_TIMEOUT_S: Final = 30.0
@@ -28,6 +30,12 @@ _DDL: Final = (
     "CREATE TABLE IF NOT EXISTS outbox (position INTEGER PRIMARY KEY, api_time_us INTEGER NOT NULL, body BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS shard (shard INTEGER PRIMARY KEY, seq_last INTEGER NOT NULL, "
     "api_time_us_last INTEGER NOT NULL, offset_trimmed INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS tally (group_id INTEGER NOT NULL, shard INTEGER NOT NULL, changes INTEGER NOT NULL, "
+    "offline_only INTEGER NOT NULL, online_only INTEGER NOT NULL, PRIMARY KEY (group_id, shard)) WITHOUT ROWID",
+)
+_COUNT: Final = (
+    "INSERT INTO tally VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (group_id, shard) DO UPDATE SET "
+    "changes = changes + ?3, offline_only = offline_only + ?4, online_only = online_only + ?5"
 )
 
 
@@ -66,7 +74,7 @@ class _ShardState:
 
 
 class OutboxTransaction:
-    """Stamps and appends changes inside one open writing transaction; `close` writes the shards' state back."""
+    """Stamps, appends and counts changes inside one open writing transaction; `close` writes the shards' state back."""
 
     def __init__(self, connection: sqlite3.Connection, *, clock_us: Callable[[], int], changes_max: int) -> None:
         self._connection = connection
@@ -77,20 +85,23 @@ class OutboxTransaction:
         self._waiting = sum(state.seq_last + 1 - state.offset_trimmed for state in self._shards.values())
         self._touched: set[int] = set()
         self._entries: list[tuple[int, int, bytes]] = []
+        self._appended: list[tuple[int, int, int]] = []
+        self._offline_only: Counter[tuple[int, int]] = Counter()
 
     def require_room(self, changes: int) -> None:
         """Raises: OutboxFull."""
         if self._waiting + changes > self._changes_max:
             raise OutboxFull(self._waiting, self._changes_max)
 
-    def append(self, shard: int, body: bytes) -> Stamp:
-        """Append one change (`codec.encode_change` bytes) to its shard."""
+    def append(self, shard: int, change: Change, body: bytes) -> Stamp:
+        """Append one change (`body`: its `codec.encode_change` bytes) to its shard."""
         state = self._shards[shard]
         state.seq_last += 1
         state.api_time_us_last = max(self._clock_us(), state.api_time_us_last + 1)
         self._waiting += 1
         self._touched.add(shard)
         self._entries.append((shard << SEQ_BITS | state.seq_last, state.api_time_us_last, body))
+        self._appended.append((change.group_id, shard, change.targets))
         return Stamp(shard, state.seq_last, state.api_time_us_last)
 
     def reserve(self, shard: int, rows: int) -> int:
@@ -104,16 +115,30 @@ class OutboxTransaction:
         self._touched.add(shard)
         return first_us
 
+    def count_offline_only(self, group_id: int, shard: int, rows: int) -> None:
+        """Count rows that go to the offline store alone, and not through the log."""
+        self._offline_only[group_id, shard] += rows
+
     def close(self) -> None:
         self._connection.executemany("INSERT INTO outbox VALUES (?, ?, ?)", self._entries)
+        self._connection.executemany(_COUNT, self._counts())
         self._connection.executemany(
             "UPDATE shard SET seq_last = ?, api_time_us_last = ? WHERE shard = ?",
             [(self._shards[shard].seq_last, self._shards[shard].api_time_us_last, shard) for shard in sorted(self._touched)],
         )
 
+    def _counts(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """Rows to add to `tally`."""
+        for (group_id, shard, targets), count in Counter(self._appended).items():
+            offline_only = 0 if targets & ONLINE else count
+            yield (group_id, shard, count, offline_only, 0) if targets & OFFLINE else (group_id, shard, 0, 0, count)
+        for (group_id, shard), count in self._offline_only.items():
+            yield group_id, shard, 0, count, 0
 
-def _entry(stamp: Stamp, body: bytes) -> LogEntry:
-    """The offset of an entry is its `seq`."""
+
+def log_entry(position: int, api_time_us: int, body: bytes) -> LogEntry:
+    """A row of `outbox`. The offset of an entry is its `seq`."""
+    stamp = Stamp(position >> SEQ_BITS, position & SEQ_MASK, api_time_us)
     try:
         return LogEntry(stamp.seq, LoggedChange(decode_change(body), stamp))
     except StoreCorrupt as error:
@@ -142,7 +167,7 @@ class SqliteChangeLog:
                 "SELECT position, api_time_us, body FROM outbox WHERE position >= ? AND position < ? ORDER BY position LIMIT ?",
                 (first, end, entries_max),
             ).fetchall()
-        return [_entry(Stamp(shard, position & SEQ_MASK, api_time_us), body) for position, api_time_us, body in rows]
+        return [log_entry(*row) for row in rows]
 
     def trim(self, shard: int, offset_next: int) -> None:
         with self._session("trim outbox") as connection:

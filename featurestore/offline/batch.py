@@ -169,14 +169,14 @@ class BatchWriter:
             """Of several processes that adopt one file at a time, the first one to commit has."""
             known = None if journal.foreign is None else state.foreign.get(journal.foreign.path)
             adopted = known is not None and known.state is ForeignState.ADOPTED
-            return not is_shown(state) and not adopted and bool(journal.files or journal.foreign)
+            return (
+                journal.batch_id not in state.batches
+                and not adopted
+                and bool(journal.files or journal.foreign)
+                and self._is_open(journal)
+            )
 
-        def is_shown(state: Version) -> bool:
-            """A batch that was not closed may outlive the memory of its id."""
-            return journal.batch_id in state.batches or not ours.isdisjoint(entry.path for entry in state.files)
-
-        ours = {file.entry.path for file in journal.files}
-        if is_shown(state := manifest.current()):
+        if not is_wanted(state := manifest.current()):
             return state
         try:
             with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
@@ -186,10 +186,14 @@ class BatchWriter:
             if is_wanted(manifest.current()):
                 raise
         version = manifest.commit(plan)
-        if not is_shown(version):
+        if journal.foreign is not None and journal.batch_id not in version.batches:
             for file in journal.files:
                 self._objects.delete(file.target)
         return version
+
+    def _is_open(self, journal: Journal) -> bool:
+        """A journal that is gone was closed after its commit, however long ago that is."""
+        return self._objects.get(layout.batch_key(journal.batch_id)) is not None
 
     def online_rows(self, journal: Journal) -> Sequence[LoggedChange]:
         """The rows that a promised batch loads into the online store."""

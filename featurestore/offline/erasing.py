@@ -23,7 +23,7 @@ from featurestore.errors import FileVanished, StoreCorrupt, StoreUnavailable
 from featurestore.model.codec import decode_change
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.offline import layout, schema
-from featurestore.offline.manifest import Delta, FileEntry, Origin, Version, delta_after
+from featurestore.offline.manifest import Delta, FileEntry, ForeignState, Origin, Version, delta_after
 from featurestore.offline.subjects import Int64s, erased_rows, rows_of, typed_key
 from featurestore.offline.table import OfflineStore
 from featurestore.progress import Progress, silent
@@ -90,10 +90,9 @@ class FileEraser:
         result = Rewriting([], [])
         clean: set[str] = set()
         for _ in range(PASSES_MAX):
-            before = len(result.files)
-            self._live_files(group, subjects, clean, result, progress)
-            self._other_files(group, subjects, clean, result)
-            if len(result.files) == before:
+            if self._live_files(group, subjects, clean, result, progress):
+                # No live file holds a record any more, and none will: a merge that still does has an input that is gone.
+                self._other_files(group, subjects, clean, result)
                 self._quarantined_changes(group, subjects, result)
                 return result
         raise StoreUnavailable("erase", f"the files of {group.name!r} still change after {PASSES_MAX} passes")
@@ -109,7 +108,8 @@ class FileEraser:
 
     def _live_files(
         self, group: FeatureGroup, subjects: Subjects, clean: set[str], result: Rewriting, progress: Progress
-    ) -> None:
+    ) -> bool:
+        """One pass; whether it found that no live file of one version of the table holds a record."""
         root = layout.group_root(group)
         entries = [entry for entry in self._offline.manifest(group).current().files if entry.path not in clean]
         for position, entry in enumerate(entries):
@@ -117,12 +117,13 @@ class FileEraser:
             try:
                 found = self._search(group, f"{root}/{entry.path}", subjects, foreign=bool(entry.foreign_rows))
             except FileVanished:
-                continue  # replaced meanwhile; the next pass finds its successor
+                continue  # replaced meanwhile: the next pass finds its successor, and knows if it was not
             if found is None:
                 clean.add(entry.path)
                 continue
             self._replace_live(group, entry, subjects, *found, result)
         progress("files searched", len(entries), len(entries))
+        return all(entry.path in clean for entry in entries)
 
     def _replace_live(
         self,
@@ -141,26 +142,38 @@ class FileEraser:
             fresh = schema.entry_of(kept, key.removeprefix(f"{root}/"), size, entry.schema_version, Origin.ERASURE)
             add = [msgspec.structs.replace(fresh, foreign_rows=kept.num_rows if entry.foreign_rows else 0)]
 
+        committed = False
+
         def plan(state: Version) -> Delta | None:
-            if not state.holds([entry.path]):
+            nonlocal committed
+            committed = state.holds([entry.path])
+            if not committed:
                 return None
             rows = {shard: -count for shard, count in erased.items()}
             return delta_after(state, add=add, remove=[entry.path], rows=rows)
 
-        state = self._offline.manifest(group).commit(plan)
-        if add and not state.holds([add[0].path]):
-            self._objects.delete(f"{root}/{add[0].path}")
-        if not state.holds([entry.path]):
+        self._offline.manifest(group).commit(plan)
+        if committed:
             self._objects.delete(f"{root}/{entry.path}")
             into = f"{root}/{add[0].path}" if add else None
             result.files.append(Rewritten(f"{root}/{entry.path}", into, sum(erased.values())))
+        elif add and not self._offline.manifest(group).current().holds([add[0].path]):
+            # A merge was faster. Its output is found by the next pass, and the old file with those that are not live.
+            self._objects.delete(f"{root}/{add[0].path}")
 
     def _other_files(self, group: FeatureGroup, subjects: Subjects, clean: set[str], result: Rewriting) -> None:
         """Files that are not live: originals of merged files, garbage, outputs without a commit, files of other tools."""
         root = layout.group_root(group)
         manifest = self._offline.manifest(group)
         listed = [*self._objects.list(f"{root}/data/"), *self._objects.list(f"{root}/opt/")]
-        live = {entry.path for entry in manifest.current().files}
+        state = manifest.current()
+        live = {entry.path for entry in state.files}
+        unread = {
+            path
+            for key in listed
+            if layout.kind_of(root, path := key.removeprefix(f"{root}/")) is None
+            and ((known := state.foreign.get(path)) is None or known.state is not ForeignState.ADOPTED)
+        }
         gone: list[str] = []
         for key in listed:
             path = key.removeprefix(f"{root}/")
@@ -179,7 +192,7 @@ class FileEraser:
                 clean.add(path)
                 continue
             kept, erased = found
-            successor = None if path.startswith("opt/") else self._write(group, path, kept, subjects)
+            successor = None if path.startswith("opt/") else self._write(group, path, kept, subjects, unread=path in unread)
             self._objects.delete(key)
             gone.append(path)
             result.files.append(Rewritten(key, None if successor is None else successor[0], sum(erased.values())))
@@ -235,11 +248,22 @@ class FileEraser:
         erased = schema.rows_by_shard(table[group.record_identifier].filter(pa.array(matches)), self._shards)
         return table.filter(pa.array(~matches)), erased
 
-    def _write(self, group: FeatureGroup, path: str, kept: pa.Table, subjects: Subjects) -> tuple[str, int] | None:
-        """Write the rows that stay, beside the old file; returns key and size, or None if there are none."""
+    def _write(
+        self, group: FeatureGroup, path: str, kept: pa.Table, subjects: Subjects, *, unread: bool = False
+    ) -> tuple[str, int] | None:
+        """Write the rows that stay, beside the old file; returns key and size, or None if there are none.
+
+        Args:
+            unread: the old file is of another tool and its rows are not in the table; so the new one is still to be looked at.
+        """
         if kept.num_rows == 0:
             return None
         root = layout.group_root(group)
+        if unread:
+            key = f"{root}/{path.removesuffix('.parquet')}-e{subjects.number}.parquet"
+            data = schema.parquet_bytes(kept)
+            self._objects.put_if_absent(key, data)
+            return key, len(data)
         name = layout.token(root, layout.FileKind.ERASURE, subjects.number, path)
         if path.startswith("opt/"):
             key = layout.opt_key(root, _latest_us(kept), name)

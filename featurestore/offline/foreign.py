@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -136,7 +135,8 @@ class ForeignParquet:
                 with _reading():
                     rows = self._rows(table)
             except ValidationFailed as error:
-                faults = [replace(fault, path=_row_shifted(fault.path, row_first)) for fault in error.faults]
+                # Without the values: the reason is kept with the table, where an erase could not reach them.
+                faults = [Fault(_row_shifted(fault.path, row_first), fault.expected) for fault in error.faults]
                 raise UnfitFileError(str(ValidationFailed(faults, faults_total=error.faults_total))) from error
             row_first += rows.num_rows
             yield rows

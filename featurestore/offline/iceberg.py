@@ -16,6 +16,7 @@ The format: https://iceberg.apache.org/spec/ (version 2).
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -28,13 +29,13 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
 
 from featurestore.errors import StoreUnavailable, ValidationFailed
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.offline import layout, schema
 from featurestore.offline.opening import ENDPOINT
-from featurestore.offline.s3 import REGION
+from featurestore.offline.s3 import REGION, amazon_endpoint
 from featurestore.offline.table import OfflineStore
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ MANIFESTS_MAX: Final = 40
 ATTEMPTS_MAX: Final = 50
 """Lost races before a publication gives up: each lost race is another publisher's success."""
 FOOTERS_AT_ONCE: Final = 8
+PRODUCER_LOGGER: Final = "pyiceberg.table.update.snapshot"
+CATALOG_OPENINGS_MAX: Final = 3
+"""Of the two tables of a catalog, each may be created by another process between our look and our creating it."""
 CATALOG_WAIT_S: Final = 60
 """How long a SQLite catalog is waited for while another process writes to it."""
 
@@ -170,9 +174,12 @@ class IcebergPublisher:
     def _opened(self, operation: str) -> Iterator[SqlCatalog]:
         """The catalog, opened for one operation, so that credentials are never older than it."""
         try:
-            from pyiceberg.catalog.sql import SqlCatalog
+            import pyiceberg.catalog.sql  # noqa: F401
         except ImportError as error:
-            raise StoreUnavailable(operation, f"packages are missing: {error}", hint="pip install featurestore[iceberg]") from error
+            raise StoreUnavailable(
+                operation, f"packages are missing: {error}", hint="pip install featurestore[iceberg]"
+            ) from error
+        logging.getLogger(PRODUCER_LOGGER).addFilter(_is_news)
         url = self._catalog_url
         if url.startswith("sqlite:") and "?" not in url:
             url = f"{url}?timeout={CATALOG_WAIT_S}"
@@ -180,10 +187,7 @@ class IcebergPublisher:
         if self._objects.url("").startswith("s3:"):
             properties |= _s3_properties(operation)
         try:
-            try:
-                catalog = SqlCatalog(CATALOG, **properties)
-            except OperationalError:  # another process was just creating its tables
-                catalog = SqlCatalog(CATALOG, **properties)
+            catalog = _catalog(properties)
             with catalog:
                 yield catalog
         except (OSError, SQLAlchemyError) as error:
@@ -215,6 +219,8 @@ class IcebergPublisher:
         if fields:
             with transaction.update_schema() as update_schema:
                 update_schema.union_by_name(pa.schema(fields))
+                for field in fields:
+                    update_schema.move_before(field.name, schema.WRITE_TIME)
         metadata = transaction.table_metadata
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
             fresh = [(url, size) for url, size in live.items() if url not in held]
@@ -222,7 +228,8 @@ class IcebergPublisher:
         now_ms = time.time_ns() // 1_000_000
         expired = _expired(metadata, now_ms - self._keep_ms, now_ms, head_too=bool(added or removed))
         if added or removed or fields or expired:
-            # What is there by now and is not the table's after the commit belongs to nobody whose own commit can succeed.
+            # What is there by now and is not the table's after the commit belongs to nobody whose own commit can succeed, if
+            # the commit makes a snapshot: without one, snapshots that others have prepared still fit.
             keys = self._objects.list(_folder(root))
             update = transaction.update_snapshot(snapshot_properties={VERSION_PROPERTY: str(version.version)})
             if added or removed:
@@ -238,7 +245,8 @@ class IcebergPublisher:
                 with ExpireSnapshots(transaction) as expire:
                     expire.by_ids(expired)
             transaction.commit_transaction()
-            self._sweep(table, keys, now_ms - self._keep_ms)
+            if added or removed:
+                self._sweep(table, keys, now_ms - self._keep_ms)
         current = table.current_snapshot()
         return Published(
             version.version,
@@ -268,9 +276,8 @@ class IcebergPublisher:
             with suppress(IntegrityError):  # another process was faster
                 catalog.create_namespace_if_not_exists(name[:-1])
             location = f"{url}{uuid.uuid4().hex}"
-            table = catalog.create_table(
-                name, schema.table_schema(group.features), location, properties=PROPERTIES | {ROOT_PROPERTY: root}
-            )
+            properties = PROPERTIES | {ROOT_PROPERTY: root}
+            table = catalog.create_table(name, schema.table_schema(group.features), location, properties=properties)
         if table.properties.get(ROOT_PROPERTY) != root:
             raise ValidationFailed.one("DataCatalogConfig", "a table that nothing else is published as", ".".join(name))
         if not table.location().startswith(url):
@@ -307,16 +314,30 @@ class IcebergPublisher:
 
 
 def table_name(group: FeatureGroup) -> tuple[str, str]:
-    """Namespace and name of a group's table: those of its data catalog, or what the group's name and creation time give."""
+    """Namespace and name of a group's table: the name in its data catalog, or what the group's name and creation time give."""
     assert group.offline is not None, "only groups with an offline store have a table"
     catalog = group.offline.data_catalog
     if catalog is not None and not group.offline.disable_glue_table_creation:
-        return catalog.database, catalog.table_name
+        return NAMESPACE, catalog.table_name
     return NAMESPACE, f"{group.name.lower().replace('-', '_')}_{group.created_at_s}"
 
 
 def _folder(root: str) -> str:
     return f"{root}/iceberg/"
+
+
+def _catalog(properties: dict[str, str]) -> SqlCatalog:
+    """The catalog; its tables are created when missing.
+
+    Raises:
+        OSError, SQLAlchemyError
+    """
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    for _ in range(CATALOG_OPENINGS_MAX - 1):
+        with suppress(DatabaseError):
+            return SqlCatalog(CATALOG, **properties)
+    return SqlCatalog(CATALOG, **properties)
 
 
 def _loaded(catalog: SqlCatalog, group: FeatureGroup) -> Table:
@@ -325,9 +346,11 @@ def _loaded(catalog: SqlCatalog, group: FeatureGroup) -> Table:
     Raises:
         NoSuchTableError, _DamagedError
     """
+    from pyiceberg.exceptions import ValidationError
+
     try:
         return catalog.load_table(table_name(group))
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, ValidationError) as error:
         raise _DamagedError(str(error)) from error
 
 
@@ -366,6 +389,8 @@ def _expired(metadata: TableMetadata, oldest_ms: int, now_ms: int, *, head_too: 
         head_too: the current one is being replaced now.
     """
     snapshots = sorted(metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
+    if not snapshots:
+        return []
     replaced_ms = [*(snapshot.timestamp_ms for snapshot in snapshots[1:]), now_ms]
     kept = {ref.snapshot_id for ref in metadata.refs.values()}
     if head_too and metadata.current_snapshot_id is not None:
@@ -429,11 +454,14 @@ def _has_bounds(footer: pq.FileMetaData, number: int) -> bool:
         if bounds == (None, None):  # of nulls only; or values are too long, or some are NaN
             if statistics.null_count != chunk.num_values:
                 return False
-        elif any(isinstance(bound, float) and math.isnan(bound) for bound in bounds):
-            return False
-        elif isinstance(bounds[1], str) and "\ud7ff" in bounds[1]:  # no character follows it, so it can't be rounded up
+        elif any(_is_unusable(bound) for bound in bounds):
             return False
     return True
+
+
+def _is_unusable(bound: object) -> bool:
+    """NaN orders nothing; and no character follows U+D7FF, by which pyiceberg would round a long text up."""
+    return (isinstance(bound, float) and math.isnan(bound)) or (isinstance(bound, str) and "\ud7ff" in bound)
 
 
 def _s3_properties(operation: str) -> dict[str, str]:
@@ -451,14 +479,21 @@ def _s3_properties(operation: str) -> dict[str, str]:
         keys = credentials.get_frozen_credentials()
     except BotoCoreError as error:
         raise StoreUnavailable(operation, str(error)) from error
+    region = session.region_name or REGION
     properties = {
-        "s3.endpoint": os.environ.get(ENDPOINT),
-        "s3.region": session.region_name or REGION,
+        # Given in any case, since AWS_ENDPOINT_URL, which would be taken else, may name the feature store itself.
+        "s3.endpoint": os.environ.get(ENDPOINT) or amazon_endpoint(region),
+        "s3.region": region,
         "s3.access-key-id": keys.access_key,
         "s3.secret-access-key": keys.secret_key,
         "s3.session-token": keys.token,
     }
     return {key: value for key, value in properties.items() if value}
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A lost commit's manifests that can't be deleted, as the winner has swept them already, are none."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], FileNotFoundError)
 
 
 def _unavailable(operation: str, error: Exception) -> StoreUnavailable:

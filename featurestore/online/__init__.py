@@ -1,5 +1,23 @@
 """The newest record per identifier, decided by event time."""
 
-from featurestore.online.protocol import APPLY_CHANGES_MAX, OnlineStore, RecordKey, StoredRecord
+from featurestore.online.protocol import (
+    APPLY_CHANGES_MAX,
+    STATES,
+    OnlineSnapshot,
+    OnlineStore,
+    RecordKey,
+    RecordState,
+    StoredRecord,
+    Tally,
+)
 
-__all__ = ["APPLY_CHANGES_MAX", "OnlineStore", "RecordKey", "StoredRecord"]
+__all__ = [
+    "APPLY_CHANGES_MAX",
+    "STATES",
+    "OnlineSnapshot",
+    "OnlineStore",
+    "RecordKey",
+    "RecordState",
+    "StoredRecord",
+    "Tally",
+]

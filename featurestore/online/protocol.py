@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final, Protocol, TypeAlias
 
-from featurestore.model.change import Applied, Change, LoggedChange
+import pyarrow as pa
+
+from featurestore.model.change import Applied, Change, LogEntry, LoggedChange
 
 APPLY_CHANGES_MAX: Final = 1024
 """Changes of one `apply` call; bounds the time that one commit takes."""
@@ -23,6 +27,72 @@ class StoredRecord:
     api_time_us: int
     expires_at_us: int | None
     values: bytes
+
+
+class RecordState(IntEnum):
+    """What is kept of a record. Values are part of the stored format."""
+
+    TOMBSTONE = 0
+    """Soft deleted: its event time counts against older writes."""
+    LIVE = 1
+    GRAVE = 2
+    """Hard deleted: absent in every respect, except that a replayed change from before `grave_us` must not return."""
+
+
+STATES: Final = pa.schema(
+    [
+        pa.field("record_id", pa.string(), nullable=False),
+        pa.field("state", pa.int8(), nullable=False),
+        pa.field("event_time_us", pa.int64(), nullable=False),
+        pa.field("api_time_us", pa.int64(), nullable=False),
+        pa.field("expires_at_us", pa.int64()),
+        pa.field("grave_us", pa.int64(), nullable=False),
+        pa.field("online_only", pa.bool_(), nullable=False),
+        pa.field("values", pa.binary()),
+    ]
+)
+"""Columns of `OnlineSnapshot.states`: the state of one record per row. `state` is a RecordState; `grave_us` the api time of the
+last hard delete, or 0; `online_only` tells that the state came from a change that did not go to the offline store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What was ever acknowledged for one group in one shard.
+
+    Attributes:
+        changes: logged changes that target the offline store.
+        offline_only: of those, the ones that do not target the online store; and rows of batch ingests of that kind.
+        online_only: logged changes that do not target the offline store.
+    """
+
+    changes: int = 0
+    offline_only: int = 0
+    online_only: int = 0
+
+
+class OnlineSnapshot(Protocol):
+    """One group at one moment: all answers are of the same committed state, whatever is written meanwhile.
+
+    Synchronous, of one thread, in bounded memory. Methods raise StoreUnavailable.
+    """
+
+    def tallies(self) -> Mapping[int, Tally]:
+        """Per shard what was acknowledged; shards without anything may be missing."""
+
+    def waiting(self) -> Iterator[LogEntry]:
+        """The entries of the outbox that are of the group, and those that do not decode, which may be of any. In log order
+        per shard. Entries that are in the offline store already may be among them, as they are trimmed later.
+        """
+
+    def records(self) -> int:
+        """How many rows `states` has."""
+
+    def states(self) -> Iterator[pa.RecordBatch]:
+        """What is kept of each record, expired ones, tombstones and graves included: batches of STATES, in no order.
+
+        Raises:
+            StoreCorrupt: a value is not of its column's type.
+        """
 
 
 class OnlineStore(Protocol):
@@ -86,6 +156,20 @@ class OnlineStore(Protocol):
 
         Raises:
             StoreUnavailable: another process kept the store busy for too long; repeating is safe.
+        """
+
+    async def count_offline_only(self, group_id: int, rows: Mapping[int, int]) -> None:
+        """Count `rows[shard]` rows of a batch that is about to go to the offline store and not to this one, see `Tally`.
+
+        Raises:
+            StoreUnavailable
+        """
+
+    def snapshot(self, group_id: int) -> AbstractContextManager[OnlineSnapshot]:
+        """One group at the moment of entering. Writers go on; leave it soon, since the store can't be purged meanwhile.
+
+        Raises:
+            StoreUnavailable
         """
 
     def close(self) -> None:

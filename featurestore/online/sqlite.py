@@ -13,22 +13,44 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from featurestore.changelog.sqlite import OutboxTransaction, create_outbox, open_database
+import pyarrow as pa
+
+from featurestore.changelog.sqlite import BUSY_TIMEOUT_S, OutboxTransaction, create_outbox, log_entry, open_database
 from featurestore.errors import FeatureStoreError, StoreCorrupt, StoreUnavailable
-from featurestore.model.change import ONLINE, Applied, Change, LoggedChange, Op, Outcome, Stamp, shard_of, wins
+from featurestore.model.change import (
+    OFFLINE,
+    ONLINE,
+    Applied,
+    Change,
+    LogEntry,
+    LoggedChange,
+    Op,
+    Outcome,
+    PoisonChange,
+    Stamp,
+    shard_of,
+    wins,
+)
 from featurestore.model.codec import encode_change
-from featurestore.online.protocol import APPLY_CHANGES_MAX, RecordKey, StoredRecord
+from featurestore.online.protocol import (
+    APPLY_CHANGES_MAX,
+    STATES,
+    OnlineSnapshot,
+    RecordKey,
+    RecordState,
+    StoredRecord,
+    Tally,
+)
 
 _log: Final = logging.getLogger(__name__)
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 COMMIT_WEIGHT_MAX: Final = 4096
 """Changes of one transaction; bounds how long a caller waits for the company it commits in."""
 LOAD_ROWS_MAX: Final = 4096
@@ -38,43 +60,43 @@ RECEIPTS_MAX: Final = 1_000_000
 DROP_ROWS_MAX: Final = 10_000
 PURGE_S_MAX: Final = 600.0
 """How long a purge tries against other processes that read or write."""
-
-
-class _State(IntEnum):
-    """What a row of `record` is. Values are part of the stored format."""
-
-    TOMBSTONE = 0
-    LIVE = 1
-    GRAVE = 2
-    """Hard deleted: absent in every respect, except that a replayed change from before `grave_us` must not return."""
-
+PURGE_STEP_S_MAX: Final = 1.0
+"""How long one step of a purge holds up writers while it waits for other processes."""
+PURGE_PAUSE_S: Final = 0.1
+"""Between such steps, for those who waited."""
+PAGE_ROWS: Final = 16_384
+"""Rows of a snapshot that are held at a time."""
+_TOMBSTONE: Final = RecordState.TOMBSTONE.value
+_LIVE: Final = RecordState.LIVE.value
+"""As plain integers, which the driver binds faster than members of an enum."""
 
 _DDL: Final = (
     "CREATE TABLE IF NOT EXISTS record (group_id INTEGER NOT NULL, record_id TEXT NOT NULL, "
     "event_time_us INTEGER NOT NULL, api_time_us INTEGER NOT NULL, state INTEGER NOT NULL, expires_at_us INTEGER, "
-    "grave_us INTEGER NOT NULL DEFAULT 0, value BLOB, PRIMARY KEY (group_id, record_id))",
+    "grave_us INTEGER NOT NULL DEFAULT 0, online_only INTEGER NOT NULL, value BLOB, PRIMARY KEY (group_id, record_id))",
     "CREATE TABLE IF NOT EXISTS receipt (id INTEGER PRIMARY KEY AUTOINCREMENT, write_id BLOB NOT NULL UNIQUE, "
     "outcome TEXT NOT NULL, shard INTEGER, seq INTEGER, api_time_us INTEGER)",
 )
 _GET: Final = (
     "SELECT event_time_us, api_time_us, expires_at_us, value FROM record "
-    f"WHERE group_id = ? AND record_id = ? AND state = {_State.LIVE:d}"
+    f"WHERE group_id = ? AND record_id = ? AND state = {RecordState.LIVE:d}"
 )
-_EVENT_TIME: Final = f"SELECT event_time_us FROM record WHERE group_id = ? AND record_id = ? AND state <> {_State.GRAVE:d}"
+_EVENT_TIME: Final = f"SELECT event_time_us FROM record WHERE group_id = ? AND record_id = ? AND state <> {RecordState.GRAVE:d}"
 _SET: Final = (
-    "INSERT INTO record (group_id, record_id, event_time_us, api_time_us, state, expires_at_us, value) "
-    "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (group_id, record_id) DO UPDATE SET "
-    "event_time_us = ?3, api_time_us = ?4, state = ?5, expires_at_us = ?6, value = ?7"
+    "INSERT INTO record (group_id, record_id, event_time_us, api_time_us, state, expires_at_us, online_only, value) "
+    "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (group_id, record_id) DO UPDATE SET "
+    "event_time_us = ?3, api_time_us = ?4, state = ?5, expires_at_us = ?6, online_only = ?7, value = ?8"
 )
 _BURY: Final = (
-    "INSERT INTO record (group_id, record_id, event_time_us, api_time_us, state, grave_us) "
-    f"VALUES (?1, ?2, 0, ?3, {_State.GRAVE:d}, ?3) ON CONFLICT (group_id, record_id) DO UPDATE SET "
-    f"event_time_us = 0, api_time_us = ?3, state = {_State.GRAVE:d}, expires_at_us = NULL, value = NULL, grave_us = ?3"
+    "INSERT INTO record (group_id, record_id, event_time_us, api_time_us, state, grave_us, online_only) "
+    f"VALUES (?1, ?2, 0, ?3, {RecordState.GRAVE:d}, ?3, ?4) ON CONFLICT (group_id, record_id) DO UPDATE SET "
+    f"event_time_us = 0, api_time_us = ?3, state = {RecordState.GRAVE:d}, expires_at_us = NULL, grave_us = ?3, "
+    "online_only = ?4, value = NULL"
 )
 _LOAD: Final = (
-    f"{_SET} WHERE ?4 > record.grave_us AND (record.state = {_State.GRAVE:d} "
+    f"{_SET} WHERE ?4 > record.grave_us AND (record.state = {RecordState.GRAVE:d} "
     "OR ?3 > record.event_time_us OR ?3 = record.event_time_us "
-    f"AND (record.state = {_State.TOMBSTONE:d} OR ?4 > record.api_time_us))"
+    f"AND (record.state = {RecordState.TOMBSTONE:d} OR ?4 > record.api_time_us))"
 )
 _ERASE: Final = "DELETE FROM record WHERE group_id = ?1 AND record_id = ?2 AND api_time_us <= ?3 AND grave_us <= ?3"
 
@@ -83,11 +105,18 @@ def _now_us() -> int:
     return time.time_ns() // 1000
 
 
+_Work: TypeAlias = Callable[[sqlite3.Connection, OutboxTransaction], Any]
+_LoneWork: TypeAlias = Callable[[sqlite3.Connection], Any]
+
+
 @dataclass(slots=True)
 class _Job:
-    """Work for the writing thread: `run` within a transaction, its result to the future on the loop that waits."""
+    """Work for the writing thread: `run` within a transaction, or `run_alone` outside; its result to the future on the loop
+    that waits.
+    """
 
-    run: Callable[[sqlite3.Connection, OutboxTransaction], Any]
+    run: _Work | None
+    run_alone: _LoneWork | None
     weight: int
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
@@ -109,11 +138,13 @@ class SqliteOnlineStore:
         shards: int,
         *,
         outbox_changes_max: int,
+        purge_s_max: float = PURGE_S_MAX,
         clock_us: Callable[[], int] = _now_us,
     ) -> None:
         self._path = path
         self._shards = shards
         self._outbox_changes_max = outbox_changes_max
+        self._purge_s_max = purge_s_max
         self._clock_us = clock_us
         self._readers = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
@@ -167,8 +198,9 @@ class SqliteOnlineStore:
                     item.change.record_id,
                     item.change.event_time_us,
                     item.stamp.api_time_us,
-                    _State.LIVE,
+                    _LIVE,
                     item.change.expires_at_us,
+                    0 if item.change.targets & OFFLINE else 1,
                     item.change.values,
                 )
                 for item in changes[start : start + LOAD_ROWS_MAX]
@@ -201,24 +233,25 @@ class SqliteOnlineStore:
         return result
 
     async def purge(self) -> None:
-        await asyncio.to_thread(self._purge)
-
-    def _purge(self) -> None:
-        """Rewrite the database, then empty its log. A connection of its own: the writing thread's is inside transactions."""
-        deadline_s = time.monotonic() + PURGE_S_MAX
-        with closing(open_database(self._path)) as connection:
-            while True:
-                try:
-                    connection.execute("VACUUM")
-                    (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                except sqlite3.OperationalError as error:
-                    if time.monotonic() > deadline_s:
-                        raise StoreUnavailable("purge online store", str(error), hint="repeat the call") from error
-                    continue
-                if not busy:
-                    return
+        deadline_s = time.monotonic() + self._purge_s_max
+        for step in (_vacuum, _empty_log):
+            while not await self._submit_alone(step):
                 if time.monotonic() > deadline_s:
-                    raise StoreUnavailable("purge online store", "another process keeps it open", hint="repeat the call")
+                    detail = f"others have kept the database busy for {self._purge_s_max:g} s"
+                    raise StoreUnavailable("purge online store", detail, hint="repeat the call")
+                await asyncio.sleep(PURGE_PAUSE_S)
+
+    async def count_offline_only(self, group_id: int, rows: Mapping[int, int]) -> None:
+        def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> None:
+            for shard, count in rows.items():
+                outbox.count_offline_only(group_id, shard, count)
+
+        await self._submit(run, 1)
+
+    @contextmanager
+    def snapshot(self, group_id: int) -> Iterator[OnlineSnapshot]:
+        with closing(open_database(self._path)) as connection:
+            yield _Snapshot(connection, group_id)
 
     def close(self) -> None:
         with self._lock:
@@ -231,9 +264,16 @@ class SqliteOnlineStore:
         for reader in self._open_readers:
             reader.close()
 
-    def _submit(self, run: Callable[[sqlite3.Connection, OutboxTransaction], Any], weight: int) -> asyncio.Future[Any]:
+    def _submit(self, run: _Work, weight: int) -> asyncio.Future[Any]:
+        return self._enqueue(run, None, weight)
+
+    def _submit_alone(self, run: _LoneWork) -> asyncio.Future[Any]:
+        """As heavy as a transaction may be, so that it is the last of what is taken at a time."""
+        return self._enqueue(None, run, COMMIT_WEIGHT_MAX)
+
+    def _enqueue(self, run: _Work | None, run_alone: _LoneWork | None, weight: int) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        job = _Job(run, weight, loop, loop.create_future())
+        job = _Job(run, run_alone, weight, loop, loop.create_future())
         with self._lock:
             if self._closed:
                 raise StoreUnavailable("write online store", "the store is closed")
@@ -266,8 +306,13 @@ class SqliteOnlineStore:
                 except queue.Empty:
                     break
             stop = job is None
+            together = [item for item in batch if item.run is not None]
+            if together:
+                self._commit(together)
+            for item in batch:
+                if item.run_alone is not None:
+                    self._run_alone(item)
             if batch:
-                self._commit(batch)
                 _deliver(batch)
 
     def _commit(self, batch: Sequence[_Job]) -> None:
@@ -276,6 +321,7 @@ class SqliteOnlineStore:
             self._writer.execute("BEGIN IMMEDIATE")
             outbox = OutboxTransaction(self._writer, clock_us=self._clock_us, changes_max=self._outbox_changes_max)
             for job in batch:
+                assert job.run is not None
                 try:
                     job.result = job.run(self._writer, outbox)
                 except FeatureStoreError as refusal:
@@ -295,6 +341,63 @@ class SqliteOnlineStore:
             if self._writer.in_transaction:
                 self._writer.rollback()
 
+    def _run_alone(self, job: _Job) -> None:
+        assert job.run_alone is not None
+        try:
+            job.result = job.run_alone(self._writer)
+        except Exception as error:  # as in `_commit`
+            job.error = error
+            if isinstance(error, sqlite3.Error):
+                job.error = StoreUnavailable("write online store", str(error))
+                job.error.__cause__ = error
+
+
+class _Snapshot:
+    """See `online.protocol.OnlineSnapshot`: one read transaction on a connection of its own."""
+
+    def __init__(self, connection: sqlite3.Connection, group_id: int) -> None:
+        self._connection = connection
+        self._group_id = group_id
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("BEGIN")
+        self._tallies = {
+            shard: Tally(*counts)
+            for rows in self._pages(
+                "SELECT shard, changes, offline_only, online_only FROM tally WHERE group_id = ?", group_id
+            )  # the first read: from here on the transaction sees what is committed now
+            for shard, *counts in rows
+        }
+
+    def tallies(self) -> Mapping[int, Tally]:
+        return self._tallies
+
+    def waiting(self) -> Iterator[LogEntry]:
+        pages = self._pages("SELECT position, api_time_us, body FROM outbox ORDER BY position")
+        for entry in (log_entry(*row) for rows in pages for row in rows):
+            if isinstance(entry.item, PoisonChange) or entry.item.change.group_id == self._group_id:
+                yield entry
+
+    def records(self) -> int:
+        ((rows,),) = next(self._pages("SELECT count(*) FROM record WHERE group_id = ?", self._group_id))
+        return int(rows)
+
+    def states(self) -> Iterator[pa.RecordBatch]:
+        names = "record_id, state, event_time_us, api_time_us, expires_at_us, grave_us, online_only, value"
+        for rows in self._pages(f"SELECT {names} FROM record WHERE group_id = ?", self._group_id):
+            try:
+                columns = [pa.array(cells).cast(field.type) for cells, field in zip(zip(*rows, strict=True), STATES, strict=True)]
+            except pa.ArrowException as error:
+                raise StoreCorrupt("records of the online store", str(error)) from error
+            yield pa.RecordBatch.from_arrays(columns, schema=STATES)
+
+    def _pages(self, statement: str, *values: int) -> Iterator[list[tuple[Any, ...]]]:
+        try:
+            cursor = self._connection.execute(statement, values)
+            while rows := cursor.fetchmany(PAGE_ROWS):
+                yield rows
+        except sqlite3.Error as error:
+            raise StoreUnavailable("read online store", str(error)) from error
+
 
 def _apply_one(connection: sqlite3.Connection, outbox: OutboxTransaction, change: Change, shard: int, body: bytes) -> Applied:
     if change.write_id is not None:
@@ -306,16 +409,17 @@ def _apply_one(connection: sqlite3.Connection, outbox: OutboxTransaction, change
     key = (change.group_id, change.record_id)
     stored = connection.execute(_EVENT_TIME, key).fetchone() if change.targets & ONLINE else None
     outcome = wins(change, None if stored is None else stored[0])
-    stamp = None if outcome is Outcome.REFUSED else outbox.append(shard, body)
+    stamp = None if outcome is Outcome.REFUSED else outbox.append(shard, change, body)
     if outcome is Outcome.NEWEST:
         assert stamp is not None
+        online_only = 0 if change.targets & OFFLINE else 1
         if change.op is Op.HARD_DELETE:
-            connection.execute(_BURY, (*key, stamp.api_time_us))
+            connection.execute(_BURY, (*key, stamp.api_time_us, online_only))
         elif change.op is Op.SOFT_DELETE:
-            row = (*key, change.event_time_us, stamp.api_time_us, _State.TOMBSTONE, None, change.values)
+            row = (*key, change.event_time_us, stamp.api_time_us, _TOMBSTONE, None, online_only, change.values)
             connection.execute(_SET, row)
         else:
-            row = (*key, change.event_time_us, stamp.api_time_us, _State.LIVE, change.expires_at_us, change.values)
+            row = (*key, change.event_time_us, stamp.api_time_us, _LIVE, change.expires_at_us, online_only, change.values)
             connection.execute(_SET, row)
     if change.write_id is not None:
         place = (None, None, None) if stamp is None else (stamp.shard, stamp.seq, stamp.api_time_us)
@@ -324,6 +428,29 @@ def _apply_one(connection: sqlite3.Connection, outbox: OutboxTransaction, change
             (change.write_id, outcome.value, *place),
         )
     return Applied(outcome, stamp)
+
+
+def _vacuum(connection: sqlite3.Connection) -> bool:
+    """Write the database anew, without what was removed; False if others are in the way."""
+    return not _is_busy(connection, "VACUUM")
+
+
+def _empty_log(connection: sqlite3.Connection) -> bool:
+    """Move the write-ahead log into the database and cut it to nothing; False if others are in the way."""
+    return not _is_busy(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _is_busy(connection: sqlite3.Connection, statement: str) -> bool:
+    connection.execute(f"PRAGMA busy_timeout = {int(PURGE_STEP_S_MAX * 1000)}")
+    try:
+        row = connection.execute(statement).fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        return True
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    return row is not None and row[0] != 0  # what a checkpoint answers begins with whether it was kept from finishing
 
 
 def _deliver(batch: Sequence[_Job]) -> None:

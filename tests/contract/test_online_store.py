@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ import pytest
 
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.changelog.sqlite import SqliteChangeLog
-from featurestore.errors import OutboxFull, StoreUnavailable
-from featurestore.model.change import OFFLINE, ONLINE, Applied, Change, LoggedChange, Op, Outcome, Stamp, shard_of
-from featurestore.online.protocol import APPLY_CHANGES_MAX, OnlineStore
+from featurestore.errors import OutboxFull, StoreCorrupt, StoreUnavailable
+from featurestore.model.change import OFFLINE, ONLINE, Applied, Change, LoggedChange, Op, Outcome, PoisonChange, Stamp, shard_of
+from featurestore.online.protocol import APPLY_CHANGES_MAX, STATES, OnlineStore, RecordState, Tally
 from featurestore.online.sqlite import SqliteOnlineStore
 
 SHARDS = 3
@@ -60,6 +62,18 @@ class Backend:
 
     def changes(self, shard: int, offset_first: int, entries_max: int) -> list[LoggedChange]:
         return [entry.item for entry in self.log.read(shard, offset_first, entries_max) if isinstance(entry.item, LoggedChange)]
+
+    def states(self, group_id: int = 1) -> dict[str, dict[str, Any]]:
+        """The snapshot's rows by record."""
+        with self.store.snapshot(group_id) as snapshot:
+            rows = [row for batch in snapshot.states() for row in batch.to_pylist()]
+            assert snapshot.records() == len(rows)
+        return {row.pop("record_id"): row for row in rows}
+
+    def tally(self, record_id: str, group_id: int = 1) -> Tally:
+        """Of the record's shard."""
+        with self.store.snapshot(group_id) as snapshot:
+            return snapshot.tallies().get(shard_of(record_id, SHARDS), Tally())
 
     def close(self) -> None:
         self.store.close()
@@ -288,6 +302,128 @@ def test_dropping_a_group_leaves_the_others_and_the_log(backend: Backend) -> Non
     assert sum(end - 1 for end in backend.log.ends().values()) == 21
 
 
+def test_erase_removes_whatever_had_arrived(backend: Backend) -> None:
+    backend.apply(put("live", 10), put("deleted", 10), put("buried", 10))
+    backend.apply(put("deleted", 11, op=Op.SOFT_DELETE), put("buried", 11, op=Op.HARD_DELETE))
+    logged = backend.log.ends()
+    for key in ("live", "deleted", "buried"):
+        arrived_us = backend.states()[key]["api_time_us"]
+        assert not backend.run(backend.store.erase((1, key), arrived_us - 1)), "what arrived later is kept"
+        assert not backend.run(backend.store.erase((2, key), arrived_us)), "another group"
+        assert backend.run(backend.store.erase((1, key), arrived_us))
+        assert not backend.run(backend.store.erase((1, key), arrived_us))
+        assert key not in backend.states()
+    assert backend.log.ends() == logged
+    assert [applied.outcome for applied in backend.apply(put("deleted", 1, b"anew"))] == [Outcome.NEWEST]
+    assert backend.read("deleted") == b"anew"
+
+
+def test_purge_leaves_no_byte_of_what_is_gone(backend: Backend, tmp_path: Path) -> None:
+    gone = [b"overwritten-7c1f", b"soft-deleted-40aa", b"hard-deleted-e911", b"erased-03bd", b"dropped-5d2e", b"trimmed-aa07"]
+    filler = b"filler" * 50
+
+    def found(words: Sequence[bytes]) -> list[bytes]:
+        files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        return [word for word in words if any(word in data for data in files)]
+
+    for number in range(600):  # several pages, and several levels of them
+        backend.apply(put(f"key-{number}", 1, gone[number % 6] + filler, group_id=2 if number % 6 == 4 else 1))
+    for number in range(600):
+        key = (1, f"key-{number}")
+        match number % 6:
+            case 0 | 5:
+                backend.apply(put(key[1], 2, b"kept-91d4" + filler))
+            case 1:
+                backend.apply(put(key[1], 2, b"", op=Op.SOFT_DELETE))
+            case 2:
+                backend.apply(put(key[1], 2, b"", op=Op.HARD_DELETE))
+            case 3:
+                backend.run(backend.store.erase(key, backend.states()[key[1]]["api_time_us"]))
+    backend.run(backend.store.drop_group(2))
+    for shard, end in backend.log.ends().items():
+        backend.log.trim(shard, end)
+    assert found([b"kept-91d4", *gone]) == [b"kept-91d4", *gone], "there is something to find"
+    backend.run(backend.store.purge())
+    assert found([b"kept-91d4", *gone]) == [b"kept-91d4"]
+    assert backend.read("key-0") == b"kept-91d4" + filler
+    backend.apply(put("key-0", 3, b"after"))
+    assert backend.read("key-0") == b"after"
+
+
+def test_writes_pass_between_the_steps_of_a_purge(backend: Backend) -> None:
+    """Somebody looks at an old state, so the log can't be emptied; writes go on, and so does the purge when they leave."""
+    backend.apply(put("a", 1))
+
+    async def write_meanwhile() -> None:
+        with backend.store.snapshot(1) as snapshot:
+            purge = asyncio.create_task(backend.store.purge())
+            for number in range(3):
+                await backend.store.apply([put("b", number)])
+            assert not purge.done()
+            assert snapshot.records() == 1
+        await purge
+
+    backend.run(write_meanwhile())
+    assert backend.read("b") == b"v"
+
+
+def test_a_snapshot_stays_at_its_moment(backend: Backend) -> None:
+    backend.apply(put("a", 1, b"old"), put("x", 1, group_id=2))
+    with backend.store.snapshot(1) as snapshot:
+        backend.apply(put("a", 2, b"new"), put("b", 1))
+        backend.log.trim(shard_of("a", SHARDS), 10)
+        (states,) = [batch.to_pylist() for batch in snapshot.states()]
+        assert [(row["record_id"], row["values"]) for row in states] == [("a", b"old")]
+        assert [entry.item.change.values for entry in snapshot.waiting()] == [b"old"]
+        assert sum(tally.changes for tally in snapshot.tallies().values()) == 1
+    assert backend.states()["a"]["values"] == b"new"
+
+
+def test_a_snapshot_tells_all_that_is_kept(backend: Backend, clock: Clock) -> None:
+    backend.apply(put("live", 10, b"l", expires_at_us=11), put("deleted", 10), put("buried", 10), put("again", 10))
+    backend.apply(put("deleted", 11, b"d", op=Op.SOFT_DELETE), put("buried", 11, op=Op.HARD_DELETE))
+    backend.apply(put("again", 11, op=Op.HARD_DELETE))
+    buried_us = backend.states()["again"]["grave_us"]
+    backend.apply(put("again", 3, b"a", targets=ONLINE), put("gone", 3, op=Op.HARD_DELETE, targets=ONLINE))
+    states = backend.states()
+    assert STATES.names[1:] == list(states["live"])
+    shown = {key: (row["state"], row["event_time_us"], row["online_only"], row["values"]) for key, row in states.items()}
+    assert shown == {
+        "live": (RecordState.LIVE, 10, False, b"l"),
+        "deleted": (RecordState.TOMBSTONE, 11, False, b"d"),
+        "buried": (RecordState.GRAVE, 0, False, None),
+        "again": (RecordState.LIVE, 3, True, b"a"),
+        "gone": (RecordState.GRAVE, 0, True, None),
+    }
+    assert states["live"]["expires_at_us"] == 11
+    assert states["again"]["grave_us"] == buried_us < states["again"]["api_time_us"]
+    assert states["buried"]["grave_us"] == states["buried"]["api_time_us"]
+
+
+def test_the_tally_counts_what_was_logged_for_ever(backend: Backend) -> None:
+    backend.apply(put("a", 1), put("a", 2, targets=OFFLINE), put("a", 3, targets=ONLINE), put("a", 1, group_id=2))
+    once = put("a", 9, write_id=b"0123456789abcdef")
+    backend.apply(once)
+    backend.apply(once, put("a", 1, op=Op.HARD_DELETE), put("a", 1, op=Op.SOFT_DELETE))
+    assert backend.tally("a") == Tally(changes=4, offline_only=1, online_only=1)
+    assert backend.tally("a", group_id=2) == Tally(changes=1)
+    backend.log.trim(shard_of("a", SHARDS), 100)
+    backend.run(backend.store.drop_group(1))
+    backend.run(backend.store.count_offline_only(1, {shard_of("a", SHARDS): 5}))
+    assert backend.tally("a") == Tally(changes=4, offline_only=6, online_only=1)
+
+
+def test_a_snapshot_shows_entries_of_its_group_and_those_of_none(backend: Backend, tmp_path: Path) -> None:
+    backend.apply(put("a", 1), put("a", 2, group_id=2), put("a", 3))
+    with closing(sqlite3.connect(tmp_path / "online.db")) as database, database:
+        database.execute("UPDATE outbox SET body = x'00' WHERE position = (SELECT max(position) FROM outbox)")
+    with backend.store.snapshot(1) as snapshot:
+        mine, poison = snapshot.waiting()
+    assert (mine.offset, mine.item.change.event_time_us) == (1, 1)
+    assert poison.offset == 3
+    assert isinstance(poison.item, PoisonChange)
+
+
 def test_state_and_log_survive_reopening(backend: Backend, tmp_path: Path) -> None:
     backend.apply(put("a", 10, b"kept"))
     backend.store.close()
@@ -307,3 +443,25 @@ def test_calls_after_close_are_refused(backend: Backend) -> None:
 def test_too_many_changes_in_one_call(backend: Backend) -> None:
     with pytest.raises(ValueError, match=str(APPLY_CHANGES_MAX)):
         backend.apply(*(put("a", number) for number in range(APPLY_CHANGES_MAX + 1)))
+
+
+def test_a_purge_that_is_kept_from_its_work_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "online.db"
+    store = SqliteOnlineStore(path, SHARDS, outbox_changes_max=OUTBOX_MAX, purge_s_max=0.1)
+    try:
+        asyncio.run(store.apply([put("a", 1)]))
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM record").fetchone()
+            with pytest.raises(StoreUnavailable, match="busy for 0.1 s"):
+                asyncio.run(store.purge())
+        asyncio.run(store.purge())
+    finally:
+        store.close()
+
+
+def test_a_database_of_another_format_is_refused(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "online.db")) as database:
+        database.execute("PRAGMA user_version = 1")
+    with pytest.raises(StoreCorrupt, match="format 1, this release reads 2"):
+        SqliteOnlineStore(tmp_path / "online.db", SHARDS, outbox_changes_max=OUTBOX_MAX)

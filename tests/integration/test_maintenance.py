@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -279,3 +280,17 @@ def test_the_service_looks_after_its_store(tmp_path: Path) -> None:
         answer = client.sql("SELECT count(*) AS n, sum(n) AS total FROM g").to_pylist()
         assert answer == [{"n": 61, "total": sum(range(60)) + 1000}]
     assert " ERROR " not in (tmp_path / "log").read_text()
+
+
+def test_what_can_not_be_a_row_is_counted_and_holds_nothing_up(tmp_path: Path) -> None:
+    with opened(tmp_path) as store:
+        create(store)
+        write(store, 0, 4)
+        store.put_record("g", {"id": "bad", "t": DAY, "n": 1})
+        store.put_record("g", {"id": "bad", "t": DAY, "n": 2})
+        with sqlite3.connect(tmp_path / "online.db") as database:
+            database.execute("UPDATE outbox SET body = x'FF00' WHERE position = (SELECT max(position) FROM outbox)")
+        store.flush()
+        assert store.quarantined() == 1
+        assert store.offline_behind() == 0
+        assert [row["n"] for row in rows(store)] == [0, 1, 1, 2, 3]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -114,7 +116,7 @@ def with_duckdb(folder: str, features: pa.Schema) -> pa.Table:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         files = literal(f"{folder}/**/*.parquet")
-        relation = connection.execute(f"SELECT * FROM read_parquet({files}, union_by_name = true, hive_partitioning = true)")
+        relation = connection.sql(f"SELECT * FROM read_parquet({files}, union_by_name = true, hive_partitioning = true)")
         table = relation.to_arrow_table()
     assert {"year", "month", "day", "hour"} <= set(table.column_names)
     return table.select(features.names).cast(features)
@@ -179,13 +181,57 @@ def test_nothing_but_data_files_lies_in_the_layout(store: FeatureStore) -> None:
 
 def test_partition_directories_alone_are_no_filter(store: FeatureStore) -> None:
     """Rows of a backfill over years share files: who filters by directory misses some, who filters by event time does not."""
-    folder = f"{data_folder(store)}/**/*.parquet"
+    files = literal(f"{data_folder(store)}/**/*.parquet")
+    by_time = f"SELECT count(*) FROM read_parquet({files}) WHERE t >= '2015-03-02' AND t < '2015-03-10'"
     by_directory = (
-        f"SELECT count(*) FROM read_parquet({literal(folder)}, hive_partitioning = true) WHERE year = 2015 AND month = 3"
+        f"SELECT count(*) FROM read_parquet({files}, hive_partitioning = true) WHERE year = 2015 AND month = 3 AND day < 10"
     )
-    by_time = f"SELECT count(*) FROM read_parquet({literal(folder)}) WHERE t >= '2015-03' AND t < '2015-04'"
     with duckdb.connect() as connection:
-        (missed,), (found,) = connection.execute(by_directory).fetchone(), connection.execute(by_time).fetchone()  # type: ignore[misc]
-    expected = store.sql(f"SELECT count(*) AS n FROM history.\"{NAME}\" WHERE t >= '2015-03' AND t < '2015-04'")["n"][0].as_py()
-    assert found == expected > 0
-    assert missed != expected
+        right, wrong = (connection.sql(query).fetchall()[0][0] for query in (by_time, by_directory))
+    history = f"SELECT count(*) AS n FROM history.\"{NAME}\" WHERE t >= '2015-03-02' AND t < '2015-03-10'"
+    assert right == store.sql(history)["n"][0].as_py() > 0
+    assert wrong < right
+
+
+def test_features_may_be_called_like_the_directories(store: FeatureStore) -> None:
+    """Of a feature `hour` and a directory `hour=00` a reader takes one: the feature, once it does not look at directories."""
+    name = "clicks"
+    kinds = {"id": "Integral", "t": "Fractional", "hour": "Integral", "year": "Integral"}
+    store.create_feature_group(name, record_identifier="id", event_time="t", features=kinds)
+    first_s = START_US / 1e6 + 0.25
+    for number in range(30):
+        store.put_record(name, {"id": number % 4, "t": first_s + 3600 * number, "hour": -number, "year": number})
+    store.delete_record(name, 3, first_s + 3600 * 40, hard=True)
+    store.flush()
+    since_s = first_s + 3600 * 20
+    columns = pa.schema(
+        [field for field in schema.table_schema(store.feature_group(name).features) if not field.name.startswith("_")]
+    )
+    expected = rows(store.sql(f"SELECT * FROM history.{name} WHERE t >= {since_s}"), columns)
+    assert expected.total() == 11
+    folder = store.offline.objects.paths([f"{layout.group_root(store.feature_group(name))}/data"])[0]
+    files = f"{folder}/**/*.parquet"
+    arrow = ds.dataset(folder, format="parquet").to_table(filter=ds.field("t") >= since_s)
+    polars = pl.scan_parquet(files, hive_partitioning=False).filter(pl.col("t") >= since_s).collect().to_arrow()
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        query = f"SELECT * FROM read_parquet({literal(files)}, hive_partitioning = false) WHERE t >= {since_s}"
+        duck = connection.sql(query).to_arrow_table()
+        ((hour,),) = connection.sql(f"SELECT min(hour) FROM read_parquet({literal(files)})").fetchall()
+    for table in (arrow, polars, duck):
+        assert rows(table.select(columns.names).cast(columns), columns) == expected
+    assert hour == "00", "DuckDB looks at directories unless it is told not to, and hides the feature then"
+
+
+def test_the_guide(store: FeatureStore) -> None:
+    store.add_features(NAME, [FeatureDefinition("last", FeatureType.FRACTIONAL)])
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "other-readers.md").read_text().replace("humidity", "last")
+    rows_total = store.sql(f'SELECT count(*) AS n FROM history."{NAME}"')["n"][0].as_py()
+    names: dict[str, Any] = {"folder": data_folder(store)}
+    for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        exec(block, names)  # noqa: S102 - our own guide
+    assert names["table"].num_rows == names["frame"].height == rows_total
+    assert names["table"]["last"].null_count == rows_total
+    (query,) = re.findall(r"```sql\n(.*?)```", guide, re.DOTALL)
+    with duckdb.connect() as connection:
+        assert connection.sql(query.replace("<folder>", data_folder(store))).to_arrow_table().num_rows == rows_total

@@ -115,6 +115,18 @@ class OnlineStoreMachine(RuleBasedStateMachine):
             if newer and api_us > self.graves.get(change.record_id, 0):
                 self.held[change.record_id] = Held(change.event_time_us, api_us, True, change.values, None)
 
+    @rule(key=KEYS, back_us=st.integers(0, 20))
+    def erase(self, key: str, back_us: int) -> None:
+        shard = shard_of(key, SHARDS)
+        until_us = self.loop.run_until_complete(self.store.reserve({shard: 1}))[shard] - back_us
+        held, grave_us = self.held.get(key), self.graves.get(key, 0)
+        kept = held is not None or key in self.graves
+        expected = kept and max(grave_us, 0 if held is None else held.api_time_us) <= until_us
+        assert self.loop.run_until_complete(self.store.erase((1, key), until_us)) == expected
+        if expected:
+            self.held.pop(key, None)
+            self.graves.pop(key, None)
+
     @invariant()
     def agrees(self) -> None:
         if not hasattr(self, "store"):

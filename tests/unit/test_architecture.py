@@ -24,6 +24,7 @@ FLOORS = {
     "featurestore.records": 4,
     "featurestore.batch_ingest": 4,
     "featurestore.erase": 5,
+    "featurestore.audit": 5,
     "featurestore.store": 6,
     "featurestore.client": 7,
     "featurestore": 8,
