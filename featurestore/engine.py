@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 
 from featurestore.errors import QueryFailed
-from featurestore.private_directory import PrivateDirectory
+from featurestore.temporary import PrivateDirectory
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,6 @@ from featurestore.offline.table import OfflineStore
 from featurestore.offline.writer import Drained, OfflineWriter
 from featurestore.online.protocol import OnlineStore
 from featurestore.online.sqlite import SqliteOnlineStore
-from featurestore.private_directory import remove_leftovers
 from featurestore.progress import bar
 from featurestore.query.reader import OfflineReader, make_cut, past_us
 from featurestore.query.sandbox import Sandbox, SandboxLimits
@@ -61,6 +60,7 @@ from featurestore.registry.protocol import GroupQuery, Registry, WantedIdentity
 from featurestore.registry.sql import SqlRegistry
 from featurestore.settings import Settings
 from featurestore.stopwatch import Stopwatch
+from featurestore.temporary import remove_leftovers
 
 _log: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -688,6 +688,7 @@ class FeatureStore:
     def _forget_copies(self, group: FeatureGroup) -> None:
         """What may hold values of a group outside its tables."""
         remove_leftovers(self.settings.home.absolute() / "tmp")
+        self.offline.objects.remove_leftovers()
         if _is_iceberg(group):
             self._iceberg.forget(group)
 

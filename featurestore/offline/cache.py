@@ -17,7 +17,6 @@ import logging
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from featurestore.errors import FileVanished, StoreUnavailable
+from featurestore.temporary import remove_leftover_files, temporary_file
 
 _log: Final = logging.getLogger(__name__)
 
@@ -32,8 +32,6 @@ FETCHES_MAX: Final = 8
 """Objects fetched at a time: enough to fill a 1 Gbit/s link with Parquet files of some MiB."""
 IN_USE_S: Final = 15 * 60
 """A copy used within this time is never deleted to save space: a query may be about to open it."""
-LEFTOVER_S: Final = 3600
-"""A copy under way to which nothing was added for so long belongs to a process that died."""
 SWEEP_SHARE: Final = 32
 """Space is reclaimed whenever another 1/32 of the limit was fetched, so a process is never further than that above it."""
 ROUNDS_MAX: Final = 5
@@ -79,7 +77,8 @@ class ObjectCache:
         self._fetching: dict[str, Future[None]] = {}
         self._unswept_bytes = 0
         try:
-            self._remove_leftovers()
+            (self._folder / TEMPORARY).mkdir(parents=True, exist_ok=True)
+            remove_leftover_files(self._folder / TEMPORARY)
             self._sweep()
         except OSError as error:
             raise self._unavailable("open cache", error) from error
@@ -103,6 +102,18 @@ class ObjectCache:
         except OSError as error:
             raise self._unavailable("read offline store", error) from error
         raise StoreUnavailable("read offline store", f"files in {self._folder} disappear as fast as they are fetched")
+
+    def remove_leftovers(self) -> None:
+        """Delete the copies that processes that died had under way.
+
+        Raises:
+            StoreUnavailable
+        """
+        try:
+            (self._folder / TEMPORARY).mkdir(parents=True, exist_ok=True)
+            remove_leftover_files(self._folder / TEMPORARY)
+        except OSError as error:
+            raise self._unavailable("clean cache", error) from error
 
     def evict(self, key: str) -> None:
         """Delete the copy of an object, if there is one. Call it after the object itself was deleted.
@@ -157,20 +168,17 @@ class ObjectCache:
             del self._fetching[key]
 
     def _fetch_one(self, key: str, target: Path) -> None:
-        temporary = self._folder / TEMPORARY / uuid.uuid4().hex
+        folder = self._folder / TEMPORARY
         try:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(temporary, "xb") as file:
-                    self._download(key, file)
-                    file.flush()
-                    # A name must not outlive its bytes when the machine goes down, since nobody looks at them again.
-                    os.fsync(file.fileno())
-                    size = file.tell()
+            folder.mkdir(parents=True, exist_ok=True)
+            with temporary_file(folder) as (temporary, file):
+                self._download(key, file)
+                file.flush()
+                # A name must not outlive its bytes when the machine goes down, since nobody looks at them again.
+                os.fsync(file.fileno())
+                size = file.tell()
                 target.parent.mkdir(exist_ok=True)
                 os.replace(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
             if not self._exists(key):
                 # Deleted while it was fetched: who deleted it may have looked for a copy before there was one.
                 target.unlink(missing_ok=True)
@@ -221,16 +229,6 @@ class ObjectCache:
                         except FileNotFoundError:  # its object was deleted this moment
                             continue
                         yield status.st_mtime, status.st_size, copy.path
-
-    def _remove_leftovers(self) -> None:
-        folder = self._folder / TEMPORARY
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.iterdir():
-            try:
-                if leftover.stat().st_mtime < time.time() - LEFTOVER_S:
-                    leftover.unlink()
-            except FileNotFoundError:  # complete by now, or removed by another process that starts
-                continue
 
     @contextmanager
     def _locked(self, kind: int) -> Iterator[None]:

@@ -98,6 +98,7 @@ class Cleaner:
 
         manifest.commit(sweep)
         manifest.prune()
+        self._offline.objects.remove_leftovers()
         return Cleaned(trashed, len(due))
 
     def retain(self, group: FeatureGroup) -> Retained:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from featurestore.errors import StoreUnavailable
 from featurestore.offline.protocol import ObjectInfo
+from featurestore.temporary import remove_leftover_files, temporary_file
 
 TEMPORARY: Final = "_tmp"
 COPY_BYTES: Final = 4 << 20
@@ -36,6 +35,7 @@ class LocalObjectStore:
         try:
             self._temporary.mkdir(parents=True, exist_ok=True)
             self._probe()
+            remove_leftover_files(self._temporary)
         except OSError as error:
             raise self._unavailable("open offline store", error) from error
 
@@ -101,19 +101,21 @@ class LocalObjectStore:
     def url(self, key: str) -> str:
         return f"file://{self._root}/{key}"
 
-    def _put(self, key: str, write: Callable[[BinaryIO], object]) -> bool:
-        temporary = self._temporary / uuid.uuid4().hex
+    def remove_leftovers(self) -> None:
         try:
-            with open(temporary, "xb") as file:
+            remove_leftover_files(self._temporary)
+        except OSError as error:
+            raise self._unavailable("clean offline store", error) from error
+
+    def _put(self, key: str, write: Callable[[BinaryIO], object]) -> bool:
+        try:
+            with temporary_file(self._temporary) as (temporary, file):
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            return self._link(temporary, key)
+                return self._link(temporary, key)
         except OSError as error:
             raise self._unavailable(f"write {key}", error) from error
-        finally:
-            with suppress(OSError):  # what stays under _tmp is no data
-                temporary.unlink(missing_ok=True)
 
     def _link(self, source: Path, key: str) -> bool:
         target = self._root / key
@@ -138,13 +140,10 @@ class LocalObjectStore:
         self._synced.add(folder)
 
     def _probe(self) -> None:
-        probe, twin = self._temporary / uuid.uuid4().hex, self._temporary / uuid.uuid4().hex
-        probe.touch()
-        try:
+        with temporary_file(self._temporary) as (probe, _):
+            twin = probe.with_suffix(".twin")
             os.link(probe, twin)
-        finally:
-            probe.unlink(missing_ok=True)
-            twin.unlink(missing_ok=True)
+            twin.unlink()
 
     def _unavailable(self, operation: str, error: OSError) -> StoreUnavailable:
         return StoreUnavailable(operation, str(error), hint=f"see FEATURESTORE_OFFLINE_URL, now {self._root}")

@@ -64,5 +64,8 @@ class ObjectStore(Protocol):
             FileVanished: an object is gone (only a remote store can tell; on local disk, opening the path fails).
         """
 
+    def remove_leftovers(self) -> None:
+        """Delete what processes of this machine that died had under way. What others have under way stays."""
+
     def url(self, key: str) -> str:
         """The address of an object for tools outside of this machine or process, there or not: `file:///path` or `s3://...`."""

@@ -140,6 +140,9 @@ class S3ObjectStore:
     def paths(self, keys: Sequence[str]) -> Sequence[str]:
         return self._cache.paths(keys)
 
+    def remove_leftovers(self) -> None:
+        self._cache.remove_leftovers()
+
     def url(self, key: str) -> str:
         return f"{self._where}/{key}"
 

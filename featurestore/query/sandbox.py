@@ -39,9 +39,9 @@ import msgspec
 import pyarrow as pa
 
 from featurestore.errors import FileVanished, QueryError, QueryFailed, QueryRefused, QueryTimeout, QueryTooLarge, StoreUnavailable
-from featurestore.private_directory import PrivateDirectory
 from featurestore.query import sandbox_child as child
 from featurestore.query.replan import replanned
+from featurestore.temporary import PrivateDirectory
 
 _log = logging.getLogger(__name__)
 

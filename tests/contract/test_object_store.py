@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -132,6 +134,28 @@ def test_no_temporary_file_stays(tmp_path: Path) -> None:
     objects.put_if_absent("a", b"1")
     objects.put_if_absent("a", b"2")
     assert os.listdir(tmp_path / TEMPORARY) == []
+
+
+def test_what_a_killed_writer_had_under_way_goes_and_what_others_have_stays(tmp_path: Path) -> None:
+    objects = LocalObjectStore(tmp_path / "root")
+    os.mkfifo(tmp_path / "source")
+    code = (
+        "import sys; from pathlib import Path; from featurestore.offline.local import LocalObjectStore; "
+        "LocalObjectStore(Path(sys.argv[1])).put_file_if_absent('b', Path(sys.argv[2]))"
+    )
+
+    command = [sys.executable, "-c", code, str(tmp_path / "root"), str(tmp_path / "source")]
+    with subprocess.Popen(command) as process, open(tmp_path / "source", "wb") as source:
+        source.write(b"value of the killed")
+        source.flush()
+        (under_way,) = (tmp_path / "root" / TEMPORARY).iterdir()
+        objects.remove_leftovers()
+        assert under_way.exists()
+        process.kill()
+        process.wait()
+        objects.remove_leftovers()
+    assert os.listdir(tmp_path / "root" / TEMPORARY) == []
+    assert objects.get("b") is None
 
 
 def test_a_root_that_is_no_folder_is_found_at_once(tmp_path: Path) -> None:

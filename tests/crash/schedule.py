@@ -106,6 +106,9 @@ class GatedObjects:
     def paths(self, keys: Sequence[str]) -> Sequence[str]:
         return self._inner.paths(keys)
 
+    def remove_leftovers(self) -> None:
+        self._inner.remove_leftovers()
+
     def url(self, key: str) -> str:
         return self._inner.url(key)
 

@@ -1043,8 +1043,9 @@ class StaleObjects(LocalObjectStore):
     def paths(self, keys: Sequence[str]) -> Sequence[str]:
         copies = []
         for key in keys:
-            copy = self.root / "_tmp" / hashlib.sha256(key.encode()).hexdigest()
+            copy = self.root / "_copies" / hashlib.sha256(key.encode()).hexdigest()
             if not copy.exists():
+                copy.parent.mkdir(exist_ok=True)
                 shutil.copy(self.root / key, copy)
             copies.append(str(copy))
         return copies

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import BinaryIO
 import pytest
 
 from featurestore.errors import FileVanished, StoreUnavailable
-from featurestore.offline.cache import LEFTOVER_S, LOCK, SWEEP_SHARE, TEMPORARY, ObjectCache
+from featurestore.offline.cache import LOCK, SWEEP_SHARE, TEMPORARY, ObjectCache
+from featurestore.temporary import temporary_file
 
 OBJECT_BYTES = 1000
 JOIN_S_MAX = 60
@@ -189,12 +189,11 @@ def test_threads_that_want_the_same_object_fetch_it_once(tmp_path: Path, origin:
 def test_leftovers_of_dead_processes_are_removed(tmp_path: Path, origin: Origin) -> None:
     folder = tmp_path / "cache" / TEMPORARY
     folder.mkdir(parents=True)
-    (folder / "old").write_text("")
-    (folder / "new").write_text("")
-    old_s = time.time() - LEFTOVER_S - 1
-    os.utime(folder / "old", (old_s, old_s))
-    opened(tmp_path / "cache", origin, 4)
-    assert [path.name for path in folder.iterdir()] == ["new"]
+    (folder / "leftover").write_text("")
+    with temporary_file(folder) as (under_way, _):
+        opened(tmp_path / "cache", origin, 4)
+        assert list(folder.iterdir()) == [under_way]
+    assert list(folder.iterdir()) == []
 
 
 def test_the_folder_may_be_deleted_at_any_time(tmp_path: Path, origin: Origin) -> None:

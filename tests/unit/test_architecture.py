@@ -14,7 +14,7 @@ FLOORS = {
     "featurestore.settings": 2,
     "featurestore.progress": 1,
     "featurestore.stopwatch": 1,
-    "featurestore.private_directory": 1,
+    "featurestore.temporary": 1,
     "featurestore.engine": 2,
     "featurestore.registry": 2,
     "featurestore.changelog": 2,

@@ -1,4 +1,4 @@
-"""Directories for temporary files that are deleted even after a crash."""
+"""Temporary directories and files that are deleted even after a crash: they are locked as long as their process lives."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import fcntl
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 class PrivateDirectory:
@@ -48,6 +50,40 @@ def _remove_leftovers(root: Path, prefix: str) -> None:
     for other in root.glob(f"{prefix}*"):
         with contextlib.suppress(OSError), _locked(other, wait=False):
             shutil.rmtree(other, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new empty file, path and stream; deleted at the end, or after a crash by `remove_leftover_files`.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    while True:
+        path = folder / uuid.uuid4().hex
+        file = open(path, "xb")  # noqa: SIM115 (closed below, on every way out)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not os.fstat(file.fileno()).st_nlink:  # taken for a leftover before it was locked
+                continue
+            yield path, file
+            return
+        finally:
+            with contextlib.suppress(OSError):  # it is a leftover then
+                path.unlink(missing_ok=True)
+            file.close()
+
+
+def remove_leftover_files(folder: Path) -> None:
+    """Delete the temporary files of processes that died.
+
+    Raises:
+        OSError
+    """
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 @contextlib.contextmanager
