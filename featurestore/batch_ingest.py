@@ -121,21 +121,9 @@ class BatchIngest:
         for start in range(0, len(online), LOAD_PROGRESS_ROWS):
             newest += self._run(self._online.load(online[start : start + LOAD_PROGRESS_ROWS]))
             progress("records loaded", min(start + LOAD_PROGRESS_ROWS, len(online)), len(online))
-        self._erase_again(group, online)
         self._offline.batches.close(journal)
         stopwatch.lap("load")
         return newest
-
-    def _erase_again(self, group: FeatureGroup, online: Sequence[LoggedChange]) -> None:
-        """Remove loaded rows of records that were erased after the batch had taken its place among all changes.
-
-        Whether the erase came before the load or the load before the erase, one of the two removes them.
-        """
-        erased = self._offline.ledger.erased(group.group_id)
-        for item in online if erased else ():
-            until_us = erased.until_us(item.change.record_id)
-            if until_us is not None and item.stamp.api_time_us <= until_us:
-                self._run(self._online.erase((group.group_id, item.change.record_id), until_us))
 
 
 def shards_of(batch: ColumnBatch, shards: int) -> Int64s:

@@ -1,8 +1,8 @@
 """Erase: one record's values leave everything the store holds, and nothing that is repeated later brings them back.
 
     pending   one object that promises the erasure, so that it is completed even if this process dies
+    online    the record's state goes, and with it the moment is set up to which changes are erased
     ledger    from here on the writer, batches and adoptions leave the record's earlier changes out
-    online    the record's state goes
     batches   promised ones are completed, others made to begin again
     drain     what waits in the log reaches the table, or is left out
     files     every file that holds the record is written anew without it
@@ -42,11 +42,13 @@ class PendingErasure(msgspec.Struct, frozen=True):
     """A promised erasure. The only place that holds the identifiers, and it goes last.
 
     Attributes:
-        until_us: record key to the API time up to which its changes are erased.
+        erasure_id: of `OnlineStore.erase`.
+        record_ids: record keys.
     """
 
+    erasure_id: bytes
     group_id: int
-    until_us: dict[str, int]
+    record_ids: tuple[str, ...]
     requested_at_us: int
     format: int = FORMAT_VERSION
 
@@ -113,12 +115,9 @@ class Eraser:
         Raises:
             StoreUnavailable, StoreCorrupt: the erasure is promised and not complete; the next start completes it.
         """
-        wanted = list(dict.fromkeys(record_ids))
-        shards = {record_id: shard_of(record_id, self._shards) for record_id in wanted}
-        first_us = self._run(self._online.reserve(dict.fromkeys(shards.values(), 1)))
-        until_us = {record_id: first_us[shard] for record_id, shard in shards.items()}
-        pending = PendingErasure(group.group_id, until_us, _now_us())
-        key = layout.pending_erasure_key(uuid.uuid4().hex)
+        erasure_id = uuid.uuid4()
+        pending = PendingErasure(erasure_id.bytes, group.group_id, tuple(dict.fromkeys(record_ids)), _now_us())
+        key = layout.pending_erasure_key(erasure_id.hex)
         self._offline.objects.put_if_absent(key, msgspec.json.encode(pending))
         return self._complete(key, pending, group, progress)
 
@@ -138,26 +137,24 @@ class Eraser:
             self._complete(key, pending, group_by_id(pending.group_id), silent)
 
     def _complete(self, key: str, pending: PendingErasure, group: FeatureGroup, progress: Progress) -> ErasureReceipt:
-        numbers = self._enter(group, pending.until_us)
-        removed = 0
-        if group.online is not None:
-            for record_id, until_us in pending.until_us.items():
-                removed += self._run(self._online.erase((group.group_id, record_id), until_us))
+        erased = self._run(self._online.erase(pending.erasure_id, group.group_id, pending.record_ids))
+        until_us = {record_id: erased.until_us[shard_of(record_id, self._shards)] for record_id in pending.record_ids}
+        numbers = self._enter(group, until_us)
         cancelled = self._offline.batches.cancel(inactive_s=0)
         self._parts.complete_batches()
         self._parts.drain()
         rewriting = Rewriting([], [])
         if group.offline is not None:
-            rewriting = self._files.erase(group, Subjects(numbers[0], pending.until_us), progress=progress)
+            rewriting = self._files.erase(group, Subjects(numbers[0], until_us), progress=progress)
             self._parts.forget_copies(group)
         self._run(self._online.purge())
         receipt = ErasureReceipt(
             numbers[0],
             group.name,
-            tuple(self._offline.ledger.subject(group.group_id, record_id) for record_id in pending.until_us),
+            tuple(self._offline.ledger.subject(group.group_id, record_id) for record_id in pending.record_ids),
             pending.requested_at_us,
             _now_us(),
-            removed,
+            erased.removed,
             tuple(rewriting.files),
             cancelled,
             tuple(rewriting.unreadable),

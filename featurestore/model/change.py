@@ -143,6 +143,11 @@ def write_id(group_id: int, record_id: str, token: str) -> bytes:
     return hashlib.blake2b(f"{group_id}\0{record_id}\0{token}".encode(), digest_size=16).digest()
 
 
+def subject_of(group_id: int, record_id: str, salt: bytes) -> bytes:
+    """The keyed hash that stands for an erased record, so that its identifier need not be kept."""
+    return hashlib.blake2b(f"{group_id}\0{record_id}".encode(), key=salt, digest_size=16).digest()
+
+
 def shard_of(record_id: str, shards: int) -> int:
     """The shard of a record key: a stable hash modulo the number of shards, the same in every process and release.
 

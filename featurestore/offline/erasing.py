@@ -210,7 +210,9 @@ class FileEraser:
                 continue
             (path,) = self._objects.paths([key])
             table = pq.read_table(path, partitioning=None)
-            keep = [not _mentions(body, group, subjects) for body in table["body"].to_pylist()]
+            (times_us,) = _times_us(table, (schema.API_TIME,))
+            entries = zip(table["body"].to_pylist(), times_us.tolist(), strict=True)
+            keep = [not _is_erased(body, api_time_us, group, subjects) for body, api_time_us in entries]
             if all(keep):
                 continue
             into = None
@@ -300,13 +302,13 @@ def _may_hold(file: pq.ParquetFile, group: FeatureGroup, subjects: Subjects) -> 
     return False
 
 
-def _mentions(body: bytes, group: FeatureGroup, subjects: Subjects) -> bool:
-    """Whether a log entry is a change of one of the records, or, where that can't be told, contains an identifier."""
+def _is_erased(body: bytes, api_time_us: int, group: FeatureGroup, subjects: Subjects) -> bool:
+    """Whether a log entry is an erased change of one of the records, or, where that can't be told, contains an identifier."""
     try:
         change = decode_change(body)
     except StoreCorrupt:
         return any(key.encode() in body for key in subjects.until_us)
-    return change.group_id == group.group_id and change.record_id in subjects.until_us
+    return change.group_id == group.group_id and api_time_us <= subjects.until_us.get(change.record_id, -1)
 
 
 def _latest_us(table: pa.Table) -> int:

@@ -7,7 +7,6 @@ that is put back must not return what was erased.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import Final
 import msgspec
 
 from featurestore.errors import StoreCorrupt, StoreUnavailable
+from featurestore.model.change import subject_of
 from featurestore.offline import layout
 from featurestore.offline.protocol import ObjectStore
 
@@ -74,7 +74,7 @@ class Ledger:
 
     def subject(self, group_id: int, record_id: str) -> str:
         """The keyed hash that stands for a record. The key is the store's own, so hashes tell nothing between stores."""
-        return hashlib.blake2b(f"{group_id}\0{record_id}".encode(), key=self._key(), digest_size=16).hexdigest()
+        return subject_of(group_id, record_id, self._key()).hex()
 
     def erased(self, group_id: int, *, count: int | None = None) -> ErasedRecords:
         """What is erased from a group, by the first `count` entries (default: all)."""

@@ -3,6 +3,7 @@
 from featurestore.online.protocol import (
     APPLY_CHANGES_MAX,
     STATES,
+    Erased,
     OnlineSnapshot,
     OnlineStore,
     RecordKey,
@@ -14,6 +15,7 @@ from featurestore.online.protocol import (
 __all__ = [
     "APPLY_CHANGES_MAX",
     "STATES",
+    "Erased",
     "OnlineSnapshot",
     "OnlineStore",
     "RecordKey",

@@ -70,6 +70,19 @@ class Tally:
     online_only: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure of records did.
+
+    Attributes:
+        until_us: per shard of the records the api time up to which their changes are erased.
+        removed: records of which something was kept.
+    """
+
+    until_us: Mapping[int, int]
+    removed: int
+
+
 class OnlineSnapshot(Protocol):
     """One group at one moment: all answers are of the same committed state, whatever is written meanwhile.
 
@@ -131,7 +144,7 @@ class OnlineStore(Protocol):
         """Upsert puts that are stamped and already kept elsewhere (batch ingest, rebuild): state only, no outbox entry.
 
         A row replaces the stored one if it is greater in the order of changes (event time; at equal ones a put stands
-        above a soft delete; then api time), and is dropped if the record was hard deleted at or after its api time.
+        above a soft delete; then api time), and is dropped if the record was hard deleted or erased at or after its api time.
         Idempotent, any order, any number of rows; each is atomic.
         Returns how many became the record's state.
 
@@ -142,13 +155,15 @@ class OnlineStore(Protocol):
     async def drop_group(self, group_id: int) -> None:
         """Remove all records of a group. Its outbox entries stay: the offline store keeps the history. Idempotent."""
 
-    async def erase(self, key: RecordKey, until_us: int) -> bool:
-        """Remove whatever is kept of a record (live, tombstone or grave), if it arrived at or before `until_us`.
+    async def erase(self, erasure_id: bytes, group_id: int, record_ids: Sequence[str]) -> Erased:
+        """Remove whatever is kept of these records (live, tombstone or grave), and set one moment for each shard of theirs: what
+        arrived until then is erased, so `load` drops it, and what arrives later begins the record anew.
 
-        Nothing is logged. Idempotent. Returns whether there was something to remove.
+        Nothing is logged. Done in one step, once per `erasure_id` (16 random bytes): repeating it, however late and with the same
+        records, changes nothing and gives the first answer.
 
         Raises:
-            StoreUnavailable
+            StoreUnavailable: not known to be done; repeating is safe.
         """
 
     async def purge(self) -> None:

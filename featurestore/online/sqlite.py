@@ -35,12 +35,14 @@ from featurestore.model.change import (
     PoisonChange,
     Stamp,
     shard_of,
+    subject_of,
     wins,
 )
 from featurestore.model.codec import encode_change
 from featurestore.online.protocol import (
     APPLY_CHANGES_MAX,
     STATES,
+    Erased,
     OnlineSnapshot,
     RecordKey,
     RecordState,
@@ -76,6 +78,12 @@ _DDL: Final = (
     "grave_us INTEGER NOT NULL DEFAULT 0, online_only INTEGER NOT NULL, value BLOB, PRIMARY KEY (group_id, record_id))",
     "CREATE TABLE IF NOT EXISTS receipt (id INTEGER PRIMARY KEY AUTOINCREMENT, write_id BLOB NOT NULL UNIQUE, "
     "outcome TEXT NOT NULL, shard INTEGER, seq INTEGER, api_time_us INTEGER)",
+    "CREATE TABLE IF NOT EXISTS erasure (erasure_id BLOB NOT NULL, shard INTEGER NOT NULL, until_us INTEGER NOT NULL, "
+    "removed INTEGER NOT NULL, PRIMARY KEY (erasure_id, shard)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS erased (group_id INTEGER NOT NULL, subject BLOB NOT NULL, until_us INTEGER NOT NULL, "
+    "PRIMARY KEY (group_id, subject)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS salt (id INTEGER PRIMARY KEY CHECK (id = 1), salt BLOB NOT NULL)",
+    "INSERT OR IGNORE INTO salt VALUES (1, randomblob(32))",
 )
 _GET: Final = (
     "SELECT event_time_us, api_time_us, expires_at_us, value FROM record "
@@ -98,7 +106,12 @@ _LOAD: Final = (
     "OR ?3 > record.event_time_us OR ?3 = record.event_time_us "
     f"AND (record.state = {RecordState.TOMBSTONE:d} OR ?4 > record.api_time_us))"
 )
-_ERASE: Final = "DELETE FROM record WHERE group_id = ?1 AND record_id = ?2 AND api_time_us <= ?3 AND grave_us <= ?3"
+_REMOVE: Final = "DELETE FROM record WHERE group_id = ? AND record_id = ?"
+_MARK_ERASED: Final = (
+    "INSERT INTO erased VALUES (?1, ?2, ?3) ON CONFLICT (group_id, subject) DO UPDATE SET until_us = max(until_us, ?3)"
+)
+_HAS_ERASED: Final = "SELECT 1 FROM erased WHERE group_id = ? LIMIT 1"
+_ERASED_UNTIL: Final = "SELECT until_us FROM erased WHERE group_id = ? AND subject = ?"
 
 
 def _now_us() -> int:
@@ -152,7 +165,7 @@ class SqliteOnlineStore:
         self._closed = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._writer = open_database(path)
-        _create_tables(self._writer, shards)
+        self._salt = _create_tables(self._writer, shards)
         self._thread = threading.Thread(target=self._write_jobs, name="online-writer", daemon=True)
         self._thread.start()
 
@@ -207,8 +220,9 @@ class SqliteOnlineStore:
             ]
 
             def run(connection: sqlite3.Connection, outbox: OutboxTransaction, rows: list[tuple[Any, ...]] = rows) -> int:
+                kept = self._without_erased(connection, rows)
                 before = connection.total_changes
-                connection.executemany(_LOAD, rows)
+                connection.executemany(_LOAD, kept)
                 return connection.total_changes - before
 
             loaded += await self._submit(run, len(rows))
@@ -225,11 +239,24 @@ class SqliteOnlineStore:
         while await self._submit(run, DROP_ROWS_MAX):
             pass
 
-    async def erase(self, key: RecordKey, until_us: int) -> bool:
-        def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> bool:
-            return connection.execute(_ERASE, (*key, until_us)).rowcount > 0
+    async def erase(self, erasure_id: bytes, group_id: int, record_ids: Sequence[str]) -> Erased:
+        shards: dict[int, list[str]] = {}
+        for record_id in record_ids:
+            shards.setdefault(shard_of(record_id, self._shards), []).append(record_id)
 
-        result: bool = await self._submit(run, 1)
+        def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> Erased:
+            known = connection.execute("SELECT shard, until_us, removed FROM erasure WHERE erasure_id = ?", (erasure_id,))
+            rows = known.fetchall() or [
+                (shard, outbox.reserve(shard, 1), connection.executemany(_REMOVE, [(group_id, one) for one in members]).rowcount)
+                for shard, members in shards.items()
+            ]
+            connection.executemany("INSERT OR IGNORE INTO erasure VALUES (?, ?, ?, ?)", [(erasure_id, *row) for row in rows])
+            for shard, until_us, _ in rows:
+                subjects = [subject_of(group_id, record_id, self._salt) for record_id in shards[shard]]
+                connection.executemany(_MARK_ERASED, [(group_id, subject, until_us) for subject in subjects])
+            return Erased({shard: until_us for shard, until_us, _ in rows}, sum(removed for _, _, removed in rows))
+
+        result: Erased = await self._submit(run, len(record_ids))
         return result
 
     async def purge(self) -> None:
@@ -263,6 +290,19 @@ class SqliteOnlineStore:
         self._writer.close()
         for reader in self._open_readers:
             reader.close()
+
+    def _without_erased(self, connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """Rows to load without those of records that were erased since the rows had got their api times."""
+        groups = {group_id for group_id, *_ in rows}
+        if not any(connection.execute(_HAS_ERASED, (group_id,)).fetchone() for group_id in groups):
+            return rows
+        kept = []
+        for row in rows:
+            group_id, record_id, _, api_time_us, *_ = row
+            found = connection.execute(_ERASED_UNTIL, (group_id, subject_of(group_id, record_id, self._salt))).fetchone()
+            if found is None or api_time_us > found[0]:
+                kept.append(row)
+        return kept
 
     def _submit(self, run: _Work, weight: int) -> asyncio.Future[Any]:
         return self._enqueue(run, None, weight)
@@ -475,7 +515,8 @@ def _resolve(jobs: Sequence[_Job]) -> None:
             job.future.set_result(job.result)
 
 
-def _create_tables(connection: sqlite3.Connection, shards: int) -> None:
+def _create_tables(connection: sqlite3.Connection, shards: int) -> bytes:
+    """Make the tables when missing; returns the store's salt for `subject_of`."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -485,7 +526,9 @@ def _create_tables(connection: sqlite3.Connection, shards: int) -> None:
             connection.execute(statement)
         create_outbox(connection, shards)
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        salt: bytes = connection.execute("SELECT salt FROM salt").fetchone()[0]
         connection.execute("COMMIT")
+        return salt
     finally:
         if connection.in_transaction:
             connection.rollback()

@@ -21,6 +21,7 @@ from featurestore.online.sqlite import SqliteOnlineStore
 SHARDS = 3
 OUTBOX_MAX = 2000
 BOTH = ONLINE | OFFLINE
+ERASURE = b"0123456789abcdef"
 
 
 class Clock:
@@ -303,19 +304,40 @@ def test_dropping_a_group_leaves_the_others_and_the_log(backend: Backend) -> Non
 
 
 def test_erase_removes_whatever_had_arrived(backend: Backend) -> None:
-    backend.apply(put("live", 10), put("deleted", 10), put("buried", 10))
+    backend.apply(put("live", 10), put("deleted", 10), put("buried", 10), put("kept", 10), put("live", 10, b"2", group_id=2))
     backend.apply(put("deleted", 11, op=Op.SOFT_DELETE), put("buried", 11, op=Op.HARD_DELETE))
-    logged = backend.log.ends()
-    for key in ("live", "deleted", "buried"):
-        arrived_us = backend.states()[key]["api_time_us"]
-        assert not backend.run(backend.store.erase((1, key), arrived_us - 1)), "what arrived later is kept"
-        assert not backend.run(backend.store.erase((2, key), arrived_us)), "another group"
-        assert backend.run(backend.store.erase((1, key), arrived_us))
-        assert not backend.run(backend.store.erase((1, key), arrived_us))
-        assert key not in backend.states()
+    logged, arrived_us = backend.log.ends(), {key: row["api_time_us"] for key, row in backend.states().items()}
+    erased = backend.run(backend.store.erase(ERASURE, 1, ["live", "deleted", "buried", "unknown"]))
+    assert erased.removed == 3
+    assert backend.states().keys() == {"kept"}
+    assert backend.read("live", 2) == b"2"
+    assert all(erased.until_us[shard_of(key, SHARDS)] > arrived_us[key] for key in ("live", "deleted", "buried"))
     assert backend.log.ends() == logged
     assert [applied.outcome for applied in backend.apply(put("deleted", 1, b"anew"))] == [Outcome.NEWEST]
-    assert backend.read("deleted") == b"anew"
+    assert backend.states()["deleted"]["api_time_us"] > erased.until_us[shard_of("deleted", SHARDS)]
+    assert backend.run(backend.open().erase(ERASURE, 1, ["live", "deleted", "buried", "unknown"])) == erased
+    assert backend.read("deleted") == b"anew", "an erasure that is repeated late spares what has come since"
+
+
+def test_rows_of_erased_records_are_not_loaded(backend: Backend) -> None:
+    shard = shard_of("a", SHARDS)
+
+    def reserved(record_id: str, event_time_us: int, values: bytes, group_id: int = 1) -> LoggedChange:
+        first_us = backend.run(backend.store.reserve({shard_of(record_id, SHARDS): 1}))
+        stamp = Stamp(shard_of(record_id, SHARDS), 0, first_us[shard_of(record_id, SHARDS)])
+        return LoggedChange(put(record_id, event_time_us, values, group_id=group_id), stamp)
+
+    before = [reserved("a", 9, b"late"), reserved("b", 9, b"b"), reserved("a", 9, b"other", group_id=2)]
+    backend.run(backend.store.erase(ERASURE, 1, ["a"]))
+    backend.apply(put("a", 1, b"put since"))
+    assert backend.run(backend.open().load(before)) == 2
+    assert [backend.read("a"), backend.read("b"), backend.read("a", 2)] == [b"put since", b"b", b"other"]
+    assert backend.run(backend.store.load([reserved("a", 2, b"loaded since")])) == 1
+    assert backend.read("a") == b"loaded since"
+    backend.run(backend.store.erase(b"another erasure.", 1, ["a"]))
+    assert backend.run(backend.store.load(before)) == 0
+    assert backend.read("a") is None
+    assert backend.changes(shard, 1, 10)[-1].change.values == b"put since"
 
 
 def test_purge_leaves_no_byte_of_what_is_gone(backend: Backend, tmp_path: Path) -> None:
@@ -338,7 +360,7 @@ def test_purge_leaves_no_byte_of_what_is_gone(backend: Backend, tmp_path: Path) 
             case 2:
                 backend.apply(put(key[1], 2, b"", op=Op.HARD_DELETE))
             case 3:
-                backend.run(backend.store.erase(key, backend.states()[key[1]]["api_time_us"]))
+                backend.run(backend.store.erase(b"%016d" % number, 1, [key[1]]))
     backend.run(backend.store.drop_group(2))
     for shard, end in backend.log.ends().items():
         backend.log.trim(shard, end)

@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from featurestore.audit import Auditor, Kind
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.changelog.sqlite import SqliteChangeLog
 from featurestore.engine import Engine, EngineLimits
@@ -124,6 +125,8 @@ class World:
         self.produced: list[tuple[str, int]] = []
         self.arrived_us: dict[int, tuple[str, int]] = {}
         """Number to record and API time."""
+        self.acknowledged: Counter[int] = Counter()
+        """Group id to changes for the offline store."""
         self.poison: list[int] = []
         self.produce()
 
@@ -145,6 +148,7 @@ class World:
             text = f"{number} apples" if fate == "no number" else str(number)
             values = encode_values(1, [key, format_iso(event_time_us), text])
             changes.append(Change(group_id, 1, key, event_time_us, Op.PUT, targets, None, values))
+            self.acknowledged[group_id] += bool(targets & OFFLINE)
             if fate != "row" and targets & OFFLINE:
                 self.poison.append(number)
             self.produced.append((group.name if fate == "row" and targets & OFFLINE else "", number))
@@ -204,13 +208,15 @@ class World:
         offline = OfflineStore(self.objects)
         OfflineWriter(self.changes, offline, self.registry.get_by_id, changes_max=1000).drain()
         for group in self.groups:
-            produced = [number for name, number in self.produced if name == group.name]
             expected = self.expected(group)
             root = layout.group_root(group)
             state = offline.manifest(group).current()
             assert sorted(number for entry in state.files for number in self._numbers(f"{root}/{entry.path}")) == expected
             assert sum(state.rows.values()) == len(expected)
-            assert sum(state.streamed.values()) == len(produced)
+            report = Auditor(self.online, offline, self.engine, SHARDS).audit(group)
+            damaged = [one for one in report.differences if one.kind is Kind.VALUE and "apples' is not Integral" in one.detail]
+            assert list(report.differences) == damaged
+            assert sum(shard.acknowledged for shard in report.shards) == self.acknowledged[group.group_id]
             listed = sorted(number for key in self.objects.list(f"{root}/data/") for number in self._numbers(key))
             if self.mode is CompactionMode.SHADOW:
                 assert listed == expected

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from featurestore.changelog.sqlite import SqliteChangeLog
 from featurestore.model.change import OFFLINE, ONLINE, Change, LoggedChange, Op, Outcome, Stamp, shard_of
+from featurestore.online.protocol import Erased
 from featurestore.online.sqlite import SqliteOnlineStore
 
 SHARDS = 2
@@ -41,6 +42,8 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.held: dict[str, Held] = {}
         self.graves: dict[str, int] = {}
+        self.erased: dict[str, int] = {}
+        self.erasures: dict[bytes, tuple[list[str], Erased]] = {}
         self.logged: dict[int, list[bytes]] = {shard: [] for shard in range(SHARDS)}
         self.pending: list[LoggedChange] = []
         self.count = 0
@@ -112,20 +115,27 @@ class OnlineStoreMachine(RuleBasedStateMachine):
             change, api_us = row.change, row.stamp.api_time_us
             held = self.held.get(change.record_id)
             newer = held is None or (change.event_time_us, True, api_us) > (held.event_time_us, held.live, held.api_time_us)
-            if newer and api_us > self.graves.get(change.record_id, 0):
+            if newer and api_us > max(self.graves.get(change.record_id, 0), self.erased.get(change.record_id, 0)):
                 self.held[change.record_id] = Held(change.event_time_us, api_us, True, change.values, None)
 
-    @rule(key=KEYS, back_us=st.integers(0, 20))
-    def erase(self, key: str, back_us: int) -> None:
-        shard = shard_of(key, SHARDS)
-        until_us = self.loop.run_until_complete(self.store.reserve({shard: 1}))[shard] - back_us
-        held, grave_us = self.held.get(key), self.graves.get(key, 0)
-        kept = held is not None or key in self.graves
-        expected = kept and max(grave_us, 0 if held is None else held.api_time_us) <= until_us
-        assert self.loop.run_until_complete(self.store.erase((1, key), until_us)) == expected
-        if expected:
+    @rule(keys=st.sets(KEYS, min_size=1))
+    def erase(self, keys: set[str]) -> None:
+        erasure_id = b"%016d" % len(self.erasures)
+        erased = self.loop.run_until_complete(self.store.erase(erasure_id, 1, sorted(keys)))
+        assert erased.removed == len(keys & (self.held.keys() | self.graves.keys()))
+        assert erased.until_us.keys() == {shard_of(key, SHARDS) for key in keys}
+        self.erasures[erasure_id] = (sorted(keys), erased)
+        for key in keys:
             self.held.pop(key, None)
             self.graves.pop(key, None)
+            self.erased[key] = erased.until_us[shard_of(key, SHARDS)]
+
+    @precondition(lambda self: self.erasures)
+    @rule(data=st.data())
+    def erase_again(self, data: st.DataObject) -> None:
+        erasure_id = data.draw(st.sampled_from(sorted(self.erasures)))
+        keys, erased = self.erasures[erasure_id]
+        assert self.loop.run_until_complete(self.store.erase(erasure_id, 1, keys)) == erased
 
     @invariant()
     def agrees(self) -> None:
