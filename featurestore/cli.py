@@ -6,12 +6,13 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from sqlalchemy import make_url
 
 from api import server
 from featurestore import demo as demonstration
+from featurestore.audit import AuditReport
 from featurestore.errors import FeatureStoreError, ValidationFailed
 from featurestore.model.event_time import format_iso
 from featurestore.offline.iceberg import CATALOG
@@ -317,6 +319,25 @@ def erase(
 
 
 @app.command()
+def audit(
+    names: Annotated[list[str] | None, typer.Argument(help="Feature groups.", show_default="all")] = None,
+    by_shard: Annotated[bool, typer.Option("--by-shard", help="Count shard by shard.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON, one group a line.")] = False,
+    home: Home = None,
+) -> None:
+    """Compare what was acknowledged with what both stores hold, and name every difference. Status 1 if there is one."""
+    with _open(home, flush=False) as store:
+        reports = [store.audit(name) for name in names or [group.name for group in store.feature_groups()]]
+    if as_json:
+        for report in reports:
+            sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+    else:
+        _show(reports, by_shard=by_shard)
+    if any(report.differences_total for report in reports):
+        sys.exit(1)
+
+
+@app.command()
 def retention(
     name: Annotated[str, typer.Argument(help="Feature group.")],
     days: Annotated[int | None, typer.Option(help="Days after its event time that a record stays in the history.", min=1)] = None,
@@ -365,6 +386,25 @@ def _read(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise ValidationFailed.one("data", f"a readable Parquet or CSV file ({error})", str(path)) from error
+
+
+def _show(reports: Sequence[AuditReport], *, by_shard: bool) -> None:
+    counted = ("acknowledged", "streamed", "waiting", "quarantined", "offline_rows", "online_records", "explained", "differences")
+    table = _table("group", *(("shard",) if by_shard else ()), *(name.replace("_", " ") for name in counted))
+    for report in reports:
+        rows = [[report.group, str(shard.shard), *(f"{getattr(shard, name):,}" for name in counted)] for shard in report.shards]
+        if not by_shard:
+            rows = [[report.group, *(f"{sum(getattr(shard, name) for shard in report.shards):,}" for name in counted[:-1])]]
+            rows[0].append(f"{report.differences_total:,}")
+        for row in rows:
+            table.add_row(*row)
+    if table.row_count:
+        _out.print(table, markup=False)
+    for report in reports:
+        for difference in report.differences:
+            _out.print(f"{report.group}: {_visible(str(difference))}", markup=False, highlight=False, soft_wrap=True)
+        if unnamed := report.differences_total - len(report.differences):
+            _out.print(f"{report.group}: and {unnamed:,} more", highlight=False)
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:

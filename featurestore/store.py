@@ -68,11 +68,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Maintained:
-    """What one round of maintenance did for a group."""
+    """What one round of maintenance did for a group. `published` is None unless it has an Iceberg table."""
 
     discovered: Discovered
     retained: Retained
     compacted: Compacted
+    published: Published | None
     cleaned: Cleaned
 
     @property
@@ -83,6 +84,7 @@ class Maintained:
             or self.discovered.quarantined
             or self.retained.files
             or self.compacted.merged
+            or (self.published is not None and (self.published.added or self.published.removed))
             or self.cleaned.trashed
             or self.cleaned.deleted
         )
@@ -473,7 +475,7 @@ class FeatureStore:
 
     def maintain(self, name: str) -> Maintained:
         """What the service does for a group every minute: adopt files of other tools, end history that is past its retention,
-        merge files that are worth it, delete what nobody needs.
+        merge files that are worth it, publish the Iceberg table of a group that has one, delete what nobody needs.
 
         Raises:
             FeatureGroupNotFound
@@ -486,7 +488,8 @@ class FeatureStore:
             self._discovery.discover(group),
             self._cleaner.retain(group),
             self._compactor.compact(group),
-            self._cleaner.clean(group),
+            self._iceberg.publish(group) if _is_iceberg(group) else None,
+            self._cleaner.clean(group),  # last, since a published table that lags would miss what is deleted
         )
 
     def compact(self, name: str, *, full: bool = True, progress: bool | None = None) -> Compacted:
