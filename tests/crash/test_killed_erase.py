@@ -77,6 +77,7 @@ def test_an_erase_is_all_or_nothing(tmp_path: Path) -> None:
         assert after == [row for row in before if row["id"] in offline], "what stays is whole, and as it was"
         records = store.batch_get_record(GROUP, [identifier(number) for number in range(PEOPLE)])
         assert {number for number, record in enumerate(records) if record is None} == gone
+        assert store.audit(GROUP).differences == ()
         assert not [key for key in store.offline.objects.list("_erase/") if "pending" in key]
     for path in home.rglob("*"):
         data = path.read_bytes() if path.is_file() else b""

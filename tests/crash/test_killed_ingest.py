@@ -55,6 +55,7 @@ def test_batches_are_all_or_nothing(tmp_path: Path) -> None:
         assert set(counts.values()) <= {ROWS}, "a batch is in the table in part, or twice"
         assert acknowledged <= counts.keys(), "an acknowledged batch is lost"
         assert len(acknowledged) >= 3, "too few batches to prove anything"
+        assert store.audit(GROUP).differences == ()
         shared = store.batch_get_record(GROUP, [f"shared-{row}" for row in range(SHARED_KEYS)])
         assert {None if record is None else record["batch"] for record in shared} == {max(counts)}
         for number in counts:

@@ -141,6 +141,9 @@ def check(store: FeatureStore, ledger: Ledger) -> None:
     assert not present.keys() - ledger.acknowledged - ledger.in_doubt, "from nowhere"
     assert len({(row["id"], row["api_invocation_time"]) for row in rows}) == len(rows)
     check_online(store, rows)
+    report = store.audit(GROUP)
+    assert report.differences == ()
+    assert sum(shard.acknowledged for shard in report.shards) == len(rows)
 
 
 def check_online(store: FeatureStore, rows: list[dict[str, Any]]) -> None:
