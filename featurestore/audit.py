@@ -196,7 +196,8 @@ class Auditor:
                 readable = self._files(group, moment.version, found, rows, progress)
                 quarantine = self._quarantine(group)
             own = [entry for entry in readable if not entry.foreign_rows]
-            comparison = _Comparison(self._engine, group, self._offline.paths(group, own), moment.version.retained_from_us, found)
+            paths = self._offline.paths(group, own) if own else []
+            comparison = _Comparison(self._engine, group, paths, moment.version.retained_from_us, found)
             try:
                 waiting = comparison.read_waiting(moment, quarantine)
                 online = comparison.read_online(moment.snapshot, self._shards, progress)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import featurestore
+from featurestore.model.change import shard_of
 from tests.integration.conftest import Cli
 from tests.integration.test_cli import cells, refused, succeeded
 
@@ -52,3 +56,33 @@ def test_retention(cli: Cli, home: Path) -> None:
     assert succeeded(cli("retention", "g", "--forever", home=home)) == "g: all history is kept\n"
     refused(cli("retention", "g", "--days", "3", "--forever", home=home), "--forever")
     refused(cli("retention", "g", "--days", "0", home=home), "--days", status=2)
+
+
+def test_audit(cli: Cli, home: Path) -> None:
+    head, *rows = cells(succeeded(cli("audit", home=home)))
+    assert head == [
+        "group",
+        "acknowledged",
+        "streamed",
+        "waiting",
+        "quarantined",
+        "offline rows",
+        "online records",
+        "explained",
+        "differences",
+    ]
+    assert sorted(rows) == [["g", "0", "0", "0", "0", "30", "3", "0", "0"], ["online", *["0"] * 8]]
+    by_shard = cells(succeeded(cli("audit", "g", "--by-shard", home=home)))[1:]
+    assert len(by_shard) > 1
+    assert sum(int(row[6]) for row in by_shard) == 30
+    refused(cli("audit", "nope", home=home), "'nope' does not exist")
+    with closing(sqlite3.connect(home / "online.db")) as database, database:
+        database.execute("DELETE FROM record WHERE record_id = 'k2'")
+    done = cli("audit", home=home)
+    shard = shard_of("k2", len(by_shard))
+    assert done.returncode == 1
+    assert f"g: shard {shard}: missing online: 'k2': event time none online, 2024-05-02T05:00:00Z offline\n" in done.stdout
+    done = cli("audit", "g", "--json", home=home)
+    (report,) = map(json.loads, done.stdout.splitlines())
+    assert (done.returncode, report["group"], report["counts"]) == (1, "g", {"missing online": 1})
+    assert [(one["kind"], one["subject"], one["shard"]) for one in report["differences"]] == [("missing online", "k2", shard)]
