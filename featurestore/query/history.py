@@ -25,12 +25,16 @@ def latest_sql(sight: Sight) -> str:
     key, event, arrival = identifier(sight.group.record_identifier), schema.EVENT_TIME, sight.arrival
     columns = [identifier(name) for name in (*sight.group.feature_names, *PUBLIC_SYSTEM_COLUMNS)]
     moment = "now()" if sight.written_by_us is None else instant(sight.written_by_us)
+    counting = sight.rows()
+    if sight.hard_deletes:
+        counting = (
+            f"(SELECT *, max(CASE WHEN {schema.HARD_DELETED} THEN {arrival} END) OVER (PARTITION BY {key}) AS _grave "
+            f"FROM {counting}) WHERE _grave IS NULL OR {arrival} > _grave"
+        )
     return (
         f"SELECT {', '.join(columns)} FROM ("
         f"SELECT *, row_number() OVER (PARTITION BY {key} "
-        f"ORDER BY {event} DESC, coalesce({schema.IS_DELETED}, false), {arrival} DESC) AS _rank FROM ("
-        f"SELECT *, max(CASE WHEN {schema.HARD_DELETED} THEN {arrival} END) OVER (PARTITION BY {key}) AS _grave "
-        f"FROM {sight.rows()}) WHERE _grave IS NULL OR {arrival} > _grave) "
+        f"ORDER BY {event} DESC, coalesce({schema.IS_DELETED}, false), {arrival} DESC) AS _rank FROM {counting}) "
         f"WHERE _rank = 1 AND NOT coalesce({schema.IS_DELETED}, false) "
         f"AND ({schema.EXPIRES_AT} IS NULL OR {schema.EXPIRES_AT} > {moment})"
     )

@@ -1,4 +1,7 @@
-"""What a question sees of one group's table: files of one manifest version, and which of their rows count."""
+"""What a question sees of one group's table: files of one manifest version, and which of their rows count.
+
+What the manifest knows to be in none of the files, as deletes and expiries mostly are, costs a question nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ class Sight:
         paths: exact files of one manifest version; they may hold more rows than are seen.
         written_by_us: only rows that were written to the table by then, microseconds since 1970: the table as it was.
         retained_from_us: only rows from this event time on; None where no file has an earlier one.
-        hard_deletes: whether any of the files has the marker of a hard delete.
+        deletes: whether any of the files has the marker of a delete; `hard_deletes`: of a hard one.
+        expiries: whether a row of any of the files expires.
         api_times_repeat: whether changes of one record may share an API time. Of two such the later written one is the later.
     """
 
@@ -28,7 +32,9 @@ class Sight:
     paths: Sequence[str]
     written_by_us: int | None = None
     retained_from_us: int | None = None
+    deletes: bool = False
     hard_deletes: bool = False
+    expiries: bool = False
     api_times_repeat: bool = False
 
     def rows(self, *conditions: str) -> str:
@@ -69,6 +75,8 @@ def sight_of(
         paths,
         as_of_us,
         floor_us if floor_us is not None and any(entry.event_time_us_min < floor_us for entry in entries) else None,
+        deletes=any(entry.tombstones for entry in entries),
+        expiries=any(entry.expiring for entry in entries),
         hard_deletes=any(entry.hard_deletes for entry in entries),
         api_times_repeat=any(entry.foreign_rows for entry in entries),
     )

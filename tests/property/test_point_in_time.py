@@ -75,6 +75,13 @@ FOREIGN_HISTORY = st.lists(
 )
 """API times repeat, many of them with the event time, and do not rise with the write times."""
 GENTLE_HISTORY = HISTORY.map(lambda history: [past for past in history if past.op is not Op.HARD_DELETE])
+PLAIN_HISTORY = st.tuples(HISTORY, st.booleans(), st.booleans()).map(
+    lambda drawn: [
+        replace(past, ttl_us=past.ttl_us if drawn[1] else None, op=past.op if drawn[2] else Op.PUT)
+        for past in drawn[0]
+    ]
+)
+"""Without expiries, without deletes, or without both."""
 SPINE = st.lists(st.tuples(st.one_of(st.none(), KEYS), st.one_of(st.none(), TIMES_US)), min_size=1, max_size=30)
 CUTS = st.one_of(st.just(Cut()), st.builds(Cut, known_by_us=st.integers(0, 26)), st.just(Cut(as_served=True)))
 
@@ -146,8 +153,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 def sight_of(folder: Path, history: list[Past], files: int, *, api_times_repeat: bool = False) -> Sight:
-    hard = any(past.op is Op.HARD_DELETE for past in history)
-    return Sight(GROUP, write_history(folder, history, files), hard_deletes=hard, api_times_repeat=api_times_repeat)
+    return Sight(
+        GROUP,
+        write_history(folder, history, files),
+        deletes=any(past.op is not Op.PUT for past in history),
+        hard_deletes=any(past.op is Op.HARD_DELETE for past in history),
+        expiries=any(past.expires_at_us is not None for past in history),
+        api_times_repeat=api_times_repeat,
+    )
 
 
 def check(engine: Engine, sight: Sight, history: list[Past], spine: list[tuple[str | None, int | None]], cut: Cut) -> None:
@@ -183,6 +196,19 @@ def test_join_equals_brute_force(
 @settings(max_examples=200, deadline=None)
 @given(history=GENTLE_HISTORY, spine=SPINE, cut=CUTS, files=st.integers(1, 3))
 def test_join_without_hard_deletes_equals_brute_force(
+    engine: Engine,
+    tmp_path_factory: pytest.TempPathFactory,
+    history: list[Past],
+    spine: list[tuple[str | None, int | None]],
+    cut: Cut,
+    files: int,
+) -> None:
+    check(engine, sight_of(tmp_path_factory.mktemp("history"), history, files), history, spine, cut)
+
+
+@settings(max_examples=200, deadline=None)
+@given(history=PLAIN_HISTORY, spine=SPINE, cut=CUTS, files=st.integers(1, 3))
+def test_join_of_what_has_no_deletes_or_expiries_equals_brute_force(
     engine: Engine,
     tmp_path_factory: pytest.TempPathFactory,
     history: list[Past],
@@ -232,7 +258,7 @@ def check_latest(engine: Engine, sight: Sight, history: list[Past], as_of_us: in
 @pytest.mark.parametrize("cut", [Cut(), Cut(known_by_us=1), Cut(as_served=True)], ids=str)
 @pytest.mark.parametrize("hard", [False, True])
 def test_write_times_are_compared_only_where_api_times_repeat(cut: Cut, hard: bool) -> None:
-    unique = Sight(GROUP, ["x.parquet"], hard_deletes=hard)
+    unique = Sight(GROUP, ["x.parquet"], deletes=hard, hard_deletes=hard)
     for sight in (unique, replace(unique, api_times_repeat=True)):
         for sql in (join_sql(GroupJoin(sight, [("value", "value")]), cut), latest_sql(sight)):
             assert (f"b := {schema.WRITE_TIME}" in sql) is sight.api_times_repeat
