@@ -8,6 +8,7 @@ The names of the new files follow from the erasure and the old name, so an erasu
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ class FileEraser:
             except FileVanished:
                 continue
             except (pa.ArrowException, OSError, KeyError, StoreCorrupt):
-                result.unreadable.append(key)
+                result.unreadable.append(_shown(key))
                 clean.add(path)
                 continue
             if found is None:
@@ -195,7 +196,8 @@ class FileEraser:
             successor = None if path.startswith("opt/") else self._write(group, path, kept, subjects, unread=path in unread)
             self._objects.delete(key)
             gone.append(path)
-            result.files.append(Rewritten(key, None if successor is None else successor[0], sum(erased.values())))
+            into = None if successor is None else _shown(successor[0])
+            result.files.append(Rewritten(_shown(key), into, sum(erased.values())))
 
         def forget(state: Version) -> Delta | None:
             foreign = [path for path in gone if path in state.foreign]
@@ -235,7 +237,8 @@ class FileEraser:
         """
         (path,) = self._objects.paths([key])
         try:
-            with pq.ParquetFile(path) as file:
+            # By the bytes of its path, as other tools may give names that are no UTF-8.
+            with pa.OSFile(os.fsencode(path)) as stream, pq.ParquetFile(stream) as file:
                 if not _may_hold(file, group, subjects):
                     return None
                 table = file.read()
@@ -309,6 +312,11 @@ def _is_erased(body: bytes, api_time_us: int, group: FeatureGroup, subjects: Sub
     except StoreCorrupt:
         return any(key.encode() in body for key in subjects.until_us)
     return change.group_id == group.group_id and api_time_us <= subjects.until_us.get(change.record_id, -1)
+
+
+def _shown(key: str) -> str:
+    """A key as text, also if the name it comes from is no UTF-8."""
+    return os.fsencode(key).decode(errors="backslashreplace")
 
 
 def _latest_us(table: pa.Table) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -216,3 +217,14 @@ def test_the_ledger_holds_no_identifier(store: FeatureStore, tmp_path: Path) -> 
     assert entry.subject == store.offline.ledger.subject(entry.group_id, SUBJECT)
     with sqlite3.connect(tmp_path / "home/online.db") as database:
         assert database.execute("SELECT count(*) FROM record").fetchone() == (0,)
+
+
+def test_a_file_whose_name_is_no_text_is_searched(store: FeatureStore) -> None:
+    whole = drop_foreign(store, [(SUBJECT, 30, SECRETS[3]), ("other", 31, "kept")], "whole.parquet")
+    odd = whole.rename(whole.with_name(os.fsdecode(b"odd-\xff.parquet")))
+    (file,) = store.erase("people", SUBJECT, progress=False).files
+    assert not odd.exists()
+    assert (file.rows, file.path.endswith("/odd-\\xff.parquet")) == (1, True)
+    (kept,) = whole.parent.iterdir()
+    with kept.open("rb") as stream:
+        assert pq.read_table(stream)["id"].to_pylist() == ["other"]

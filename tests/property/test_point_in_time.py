@@ -77,8 +77,7 @@ FOREIGN_HISTORY = st.lists(
 GENTLE_HISTORY = HISTORY.map(lambda history: [past for past in history if past.op is not Op.HARD_DELETE])
 PLAIN_HISTORY = st.tuples(HISTORY, st.booleans(), st.booleans()).map(
     lambda drawn: [
-        replace(past, ttl_us=past.ttl_us if drawn[1] else None, op=past.op if drawn[2] else Op.PUT)
-        for past in drawn[0]
+        replace(past, ttl_us=past.ttl_us if drawn[1] else None, op=past.op if drawn[2] else Op.PUT) for past in drawn[0]
     ]
 )
 """Without expiries, without deletes, or without both."""
