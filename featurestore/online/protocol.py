@@ -141,11 +141,13 @@ class OnlineStore(Protocol):
         """
 
     async def load(self, changes: Sequence[LoggedChange]) -> int:
-        """Upsert puts that are stamped and already kept elsewhere (batch ingest, rebuild): state only, no outbox entry.
+        """Take in changes that are stamped and already kept elsewhere (batch ingest, rebuild): state only, no outbox entry.
 
-        A row replaces the stored one if it is greater in the order of changes (event time; at equal ones a put stands
-        above a soft delete; then api time), and is dropped if the record was hard deleted or erased at or after its api time.
-        Idempotent, any order, any number of rows; each is atomic.
+        A put or soft delete replaces what is stored if it is greater in the order of changes (event time; at equal ones a put
+        stands above a soft delete; then api time), and is dropped if the record was hard deleted or erased at or after its api
+        time. A hard delete removes what has arrived until its api time. Those of a call come first.
+        Idempotent, any number of changes; each is atomic. Any order, except that a hard delete does not bring back what an
+        earlier call has dropped for the sake of what it removes.
         Returns how many became the record's state.
 
         Raises:

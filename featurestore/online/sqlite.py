@@ -103,8 +103,19 @@ _BURY: Final = (
 )
 _LOAD: Final = (
     f"{_SET} WHERE ?4 > record.grave_us AND (record.state = {RecordState.GRAVE:d} "
-    "OR ?3 > record.event_time_us OR ?3 = record.event_time_us "
-    f"AND (record.state = {RecordState.TOMBSTONE:d} OR ?4 > record.api_time_us))"
+    "OR (?3, ?5, ?4) > (record.event_time_us, record.state, record.api_time_us))"
+)
+"""A live record's state is greater than a tombstone's."""
+_LOAD_GRAVE: Final = (
+    "INSERT INTO record (group_id, record_id, event_time_us, api_time_us, state, grave_us, online_only) "
+    f"VALUES (?1, ?2, 0, ?4, {RecordState.GRAVE:d}, ?4, ?3) ON CONFLICT (group_id, record_id) DO UPDATE SET "
+    "grave_us = max(record.grave_us, ?4), "
+    f"state = CASE WHEN record.api_time_us <= ?4 THEN {RecordState.GRAVE:d} ELSE record.state END, "
+    "event_time_us = CASE WHEN record.api_time_us <= ?4 THEN 0 ELSE record.event_time_us END, "
+    "expires_at_us = CASE WHEN record.api_time_us <= ?4 THEN NULL ELSE record.expires_at_us END, "
+    "value = CASE WHEN record.api_time_us <= ?4 THEN NULL ELSE record.value END, "
+    "online_only = CASE WHEN record.api_time_us <= ?4 THEN ?3 ELSE record.online_only END, "
+    "api_time_us = max(record.api_time_us, ?4) WHERE ?4 > record.grave_us"
 )
 _REMOVE: Final = "DELETE FROM record WHERE group_id = ? AND record_id = ?"
 _MARK_ERASED: Final = (
@@ -204,28 +215,41 @@ class SqliteOnlineStore:
 
     async def load(self, changes: Sequence[LoggedChange]) -> int:
         loaded = 0
-        for start in range(0, len(changes), LOAD_ROWS_MAX):
+        ordered = sorted(changes, key=lambda item: item.change.op is not Op.HARD_DELETE)
+        for start in range(0, len(ordered), LOAD_ROWS_MAX):
+            page = ordered[start : start + LOAD_ROWS_MAX]
+            graves = [
+                (item.change.group_id, item.change.record_id, 0 if item.change.targets & OFFLINE else 1, item.stamp.api_time_us)
+                for item in page
+                if item.change.op is Op.HARD_DELETE
+            ]
             rows = [
                 (
                     item.change.group_id,
                     item.change.record_id,
                     item.change.event_time_us,
                     item.stamp.api_time_us,
-                    _LIVE,
+                    _LIVE if item.change.op is Op.PUT else _TOMBSTONE,
                     item.change.expires_at_us,
                     0 if item.change.targets & OFFLINE else 1,
                     item.change.values,
                 )
-                for item in changes[start : start + LOAD_ROWS_MAX]
+                for item in page
+                if item.change.op is not Op.HARD_DELETE
             ]
 
-            def run(connection: sqlite3.Connection, outbox: OutboxTransaction, rows: list[tuple[Any, ...]] = rows) -> int:
-                kept = self._without_erased(connection, rows)
+            def run(
+                connection: sqlite3.Connection,
+                outbox: OutboxTransaction,
+                graves: list[tuple[Any, ...]] = graves,
+                rows: list[tuple[Any, ...]] = rows,
+            ) -> int:
                 before = connection.total_changes
-                connection.executemany(_LOAD, kept)
+                for statement, kind in ((_LOAD_GRAVE, graves), (_LOAD, rows)):
+                    connection.executemany(statement, self._without_erased(connection, kind))
                 return connection.total_changes - before
 
-            loaded += await self._submit(run, len(rows))
+            loaded += await self._submit(run, len(page))
         return loaded
 
     async def drop_group(self, group_id: int) -> None:
@@ -292,7 +316,7 @@ class SqliteOnlineStore:
             reader.close()
 
     def _without_erased(self, connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """Rows to load without those of records that were erased since the rows had got their api times."""
+        """Rows of `_LOAD_GRAVE` or `_LOAD` without those of records that were erased since the rows had got their api times."""
         groups = {group_id for group_id, *_ in rows}
         if not any(connection.execute(_HAS_ERASED, (group_id,)).fetchone() for group_id in groups):
             return rows

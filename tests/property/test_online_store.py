@@ -97,12 +97,12 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         elif expected is Outcome.NEWEST:
             self.held[key] = Held(event_time_us, applied.stamp.api_time_us, op is Op.PUT, values, expires_at_us)
 
-    @rule(key=KEYS, event_time_us=TIMES_US)
-    def reserve(self, key: str, event_time_us: int) -> None:
+    @rule(key=KEYS, event_time_us=TIMES_US, op=st.sampled_from([Op.PUT, Op.PUT, Op.SOFT_DELETE, Op.HARD_DELETE]))
+    def reserve(self, key: str, event_time_us: int, op: Op) -> None:
         self.count += 1
         shard = shard_of(key, SHARDS)
         first_us = self.loop.run_until_complete(self.store.reserve({shard: 1}))[shard]
-        change = Change(1, 1, key, event_time_us, Op.PUT, ONLINE | OFFLINE, None, b"%d" % self.count)
+        change = Change(1, 1, key, event_time_us, op, ONLINE | OFFLINE, None, b"%d" % self.count)
         self.pending.append(LoggedChange(change, Stamp(shard, 0, first_us)))
 
     @rule(data=st.data())
@@ -111,12 +111,19 @@ class OnlineStoreMachine(RuleBasedStateMachine):
             return
         rows = data.draw(st.lists(st.sampled_from(self.pending), max_size=4))
         self.loop.run_until_complete(self.store.load(rows))
-        for row in rows:
-            change, api_us = row.change, row.stamp.api_time_us
-            held = self.held.get(change.record_id)
-            newer = held is None or (change.event_time_us, True, api_us) > (held.event_time_us, held.live, held.api_time_us)
-            if newer and api_us > max(self.graves.get(change.record_id, 0), self.erased.get(change.record_id, 0)):
-                self.held[change.record_id] = Held(change.event_time_us, api_us, True, change.values, None)
+        for row in sorted(rows, key=lambda row: row.change.op is not Op.HARD_DELETE):
+            change, api_us, key = row.change, row.stamp.api_time_us, row.change.record_id
+            held = self.held.get(key)
+            if api_us <= max(self.graves.get(key, 0), self.erased.get(key, 0)):
+                continue
+            if change.op is Op.HARD_DELETE:
+                self.graves[key] = api_us
+                if held is not None and held.api_time_us <= api_us:
+                    del self.held[key]
+                continue
+            live = change.op is Op.PUT
+            if held is None or (change.event_time_us, live, api_us) > (held.event_time_us, held.live, held.api_time_us):
+                self.held[key] = Held(change.event_time_us, api_us, live, change.values, None)
 
     @rule(keys=st.sets(KEYS, min_size=1))
     def erase(self, keys: set[str]) -> None:
