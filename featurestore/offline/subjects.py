@@ -29,7 +29,10 @@ def rows_of(group: FeatureGroup, identifiers: pa.ChunkedArray, until_us: Mapping
     microseconds since 1970, not after that end. With no times, all rows of the records.
     """
     values = pa.array([typed_key(group, key) for key in until_us])
-    position = pc.fill_null(pc.index_in(identifiers.cast(values.type), value_set=values), -1).to_numpy()
+    sought = identifiers.cast(values.type)
+    if pa.types.is_floating(values.type):
+        sought = pc.add(sought, 0.0)  # as keys are made: zero has no sign
+    position = pc.fill_null(pc.index_in(sought, value_set=values), -1).to_numpy()
     found: Mask = position >= 0
     if not times_us or not found.any():
         return found

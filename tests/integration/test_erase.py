@@ -228,3 +228,14 @@ def test_a_file_whose_name_is_no_text_is_searched(store: FeatureStore) -> None:
     (kept,) = whole.parent.iterdir()
     with kept.open("rb") as stream:
         assert pq.read_table(stream)["id"].to_pylist() == ["other"]
+
+
+def test_a_zero_is_erased_whatever_its_sign(store: FeatureStore) -> None:
+    features = {"id": "Fractional", "t": "String", "n": "Integral"}
+    store.create_feature_group("zeros", record_identifier="id", event_time="t", features=features)
+    store.ingest("zeros", pd.DataFrame({"id": [0.0, -0.0, 1.0], "t": [at(0)] * 3, "n": [1, 2, 3]}), progress=False)
+    store.put_record("zeros", {"id": -0.0, "t": at(1), "n": 4})
+    store.flush()
+    assert store.erase("zeros", 0.0, progress=False).rows == 3
+    assert store.sql("SELECT n FROM zeros").to_pylist() == [{"n": 3}]
+    assert store.audit("zeros", progress=False).differences == ()
