@@ -20,6 +20,7 @@ from featurestore.errors import (
     FeatureStoreError,
     QueryError,
     StoreUnavailable,
+    StreamNotFound,
     ValidationFailed,
 )
 
@@ -71,7 +72,7 @@ def status_of(error: FeatureStoreError) -> int:
         return 400
     if isinstance(error, AccessForbidden):
         return 403
-    if isinstance(error, FeatureGroupNotFound | UnknownOperation):
+    if isinstance(error, FeatureGroupNotFound | StreamNotFound | UnknownOperation):
         return 404
     if isinstance(error, Conflict):
         return 409

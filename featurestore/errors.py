@@ -5,6 +5,8 @@
             SettingsInvalid       bad configuration
         FeatureGroupNotFound      no feature group (or feature) of that name
         FeatureGroupInUse         the name is taken
+        StreamNotFound            no stream of that name
+        StreamInUse               the name is taken
         LimitExceeded             a quota of the store is used up
         Conflict                  the write lost against a newer one
         StoreUnavailable          a backing store did not answer; nothing is known to be written, repeating is safe
@@ -114,6 +116,26 @@ class FeatureGroupInUse(FeatureStoreError):
     def __init__(self, name: str, detail: str = "exists already") -> None:
         self.name = name
         super().__init__(f"feature group {name!r} {detail}")
+
+
+class StreamNotFound(FeatureStoreError):
+    """No such stream."""
+
+    code = "ResourceNotFound"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"stream {name!r} does not exist")
+
+
+class StreamInUse(FeatureStoreError):
+    """A stream of that name exists already."""
+
+    code = "ResourceInUse"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"stream {name!r} exists already")
 
 
 class LimitExceeded(FeatureStoreError):

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from featurestore.model.feature_group import FeatureGroup, FeatureType, GroupStatus, OfflineStatus
+from featurestore.model.stream import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,30 @@ class Registry(Protocol):
 
     def deleting(self) -> Sequence[FeatureGroup]:
         """Groups whose deletion has begun and not finished."""
+
+    def streams(self) -> Sequence[Stream]:
+        """All streams, by name."""
+
+    def add_stream(self, stream: Stream) -> None:
+        """Add a checked stream.
+
+        Raises:
+            StreamInUse: the name is taken.
+        """
+
+    def update_stream(self, name: str, change: Callable[[Stream], Stream]) -> Stream:
+        """Replace a stream by what `change` makes of it, in one transaction; the name stays.
+
+        Raises:
+            StreamNotFound
+        """
+
+    def remove_stream(self, name: str) -> Stream:
+        """Forget a stream; returns what it was.
+
+        Raises:
+            StreamNotFound
+        """
 
     def feature(self, name: str, feature_name: str) -> FeatureMetadata:
         """Metadata of one feature.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -26,6 +27,8 @@ from featurestore.errors import (
     SettingsInvalid,
     StoreCorrupt,
     StoreUnavailable,
+    StreamInUse,
+    StreamNotFound,
     ValidationFailed,
 )
 from featurestore.model import limits
@@ -36,6 +39,7 @@ from featurestore.model.feature_group import (
     OfflineConfig,
     OfflineStatus,
 )
+from featurestore.model.stream import Stream
 from featurestore.registry.protocol import FeatureMetadata, GroupPage, GroupQuery, GroupSort, StoreIdentity, WantedIdentity
 
 FORMAT_VERSION: Final = "1"
@@ -69,6 +73,26 @@ _features: Final = sa.Table(
     sa.Column("description", sa.Text),
     sa.Column("parameters", sa.LargeBinary, nullable=False),
 )
+_streams: Final = sa.Table(
+    "stream", _metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("document", sa.LargeBinary, nullable=False)
+)
+lease_table: Final = sa.Table(
+    "lease",
+    _metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("expires_at_us", sa.BigInteger, nullable=False),
+)
+"""See `registry.leases`: who works on which part."""
+worker_table: Final = sa.Table(
+    "worker",
+    _metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("expires_at_us", sa.BigInteger, nullable=False),
+)
+"""See `registry.leases`: who asks for a share of the parts."""
 _SORT_COLUMN: Final = {
     GroupSort.NAME: _groups.c.name,
     GroupSort.STATUS: _groups.c.status,
@@ -259,8 +283,38 @@ class SqlRegistry:
             self._bump(connection)
         return changed
 
+    def streams(self) -> Sequence[Stream]:
+        with self._read() as connection:
+            rows = connection.execute(sa.select(_streams.c.document).order_by(_streams.c.name)).all()
+        return [_decode_stream(row.document) for row in rows]
+
+    def add_stream(self, stream: Stream) -> None:
+        with self._write() as connection:
+            try:
+                with connection.begin_nested():
+                    connection.execute(_streams.insert().values(name=stream.name, document=msgspec.json.encode(stream)))
+            except sa.exc.IntegrityError as error:
+                raise StreamInUse(stream.name) from error
+
+    def update_stream(self, name: str, change: Callable[[Stream], Stream]) -> Stream:
+        with self._write() as connection:
+            after = change(self._stream(connection, name))
+            document = msgspec.json.encode(after)
+            connection.execute(_streams.update().where(_streams.c.name == name).values(document=document))
+        return after
+
+    def remove_stream(self, name: str) -> Stream:
+        with self._write() as connection:
+            stream = self._stream(connection, name)
+            connection.execute(_streams.delete().where(_streams.c.name == name))
+        return stream
+
     def close(self) -> None:
         self._engine.dispose()
+
+    def transaction(self) -> AbstractContextManager[sa.Connection]:
+        """A writing transaction on the registry's database, for what else lives there. Raises StoreUnavailable."""
+        return self._write()
 
     def _read(self) -> _Transaction:
         return _Transaction(self._engine, write=False)
@@ -274,6 +328,14 @@ class SqlRegistry:
         if row is None:
             raise FeatureGroupNotFound(name)
         return _decode(row.document)
+
+    @staticmethod
+    def _stream(connection: sa.Connection, name: str) -> Stream:
+        statement = sa.select(_streams.c.document).where(_streams.c.name == name).with_for_update()
+        row = connection.execute(statement).one_or_none()
+        if row is None:
+            raise StreamNotFound(name)
+        return _decode_stream(row.document)
 
     def _store_group(self, connection: sa.Connection, group: FeatureGroup) -> None:
         connection.execute(
@@ -401,6 +463,13 @@ def _adopt_identity(connection: sa.Connection, wanted: WantedIdentity) -> StoreI
             expected = f"{getattr(identity, name)}, which this store was created with"
             raise SettingsInvalid.one(f"FEATURESTORE_{name.upper()}", expected, value)
     return identity
+
+
+def _decode_stream(document: bytes) -> Stream:
+    try:
+        return msgspec.json.decode(document, type=Stream)
+    except msgspec.MsgspecError as error:
+        raise StoreCorrupt("registry", f"stream: {error}") from error
 
 
 def _resolved(group: FeatureGroup, offline: OfflineConfig) -> OfflineConfig:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace as replace_stream
 
 from featurestore.errors import (
     FeatureGroupInUse,
@@ -20,6 +21,8 @@ from featurestore.errors import (
     LimitExceeded,
     SettingsInvalid,
     StoreUnavailable,
+    StreamInUse,
+    StreamNotFound,
     ValidationFailed,
 )
 from featurestore.model.feature_group import (
@@ -34,6 +37,7 @@ from featurestore.model.feature_group import (
     TtlUnit,
     definitions,
 )
+from featurestore.model.stream import Stream, StreamState
 from featurestore.registry.protocol import GroupQuery, GroupSort, Registry, StoreIdentity, WantedIdentity
 from featurestore.registry.sql import SqlRegistry
 
@@ -252,6 +256,24 @@ def test_feature_metadata(registry: Registry) -> None:
         registry.update_feature("weather", "x", description=None, additions=additions, removals=[])
     with pytest.raises(FeatureGroupNotFound, match="no feature 'z'"):
         registry.feature("weather", "z")
+
+
+def test_streams(registry: Registry, opener: Opener) -> None:
+    clicks = Stream("clicks", "web.clicks", "weather", "web.clicks.dead", {"id": "user.id", "t": "at"}, start_ms=5)
+    registry.add_stream(clicks)
+    registry.add_stream(replace_stream(clicks, name="a"))
+    with pytest.raises(StreamInUse, match="'clicks' exists already"):
+        registry.add_stream(replace_stream(clicks, topic="other"))
+    paused = registry.update_stream("clicks", lambda stream: replace_stream(stream, state=StreamState.PAUSED, epoch=2))
+    assert paused == replace_stream(clicks, state=StreamState.PAUSED, epoch=2)
+    assert opener().streams() == [replace_stream(clicks, name="a"), paused]
+    with pytest.raises(ZeroDivisionError):
+        registry.update_stream("a", lambda stream: 1 // 0)
+    assert registry.remove_stream("a") == replace_stream(clicks, name="a")
+    assert registry.streams() == [paused]
+    for call in (registry.remove_stream, lambda name: registry.update_stream(name, lambda stream: stream)):
+        with pytest.raises(StreamNotFound, match="'a' does not exist"):
+            call("a")
 
 
 def test_identity_is_fixed_at_creation(opener: Opener, tmp_path: Path) -> None:
