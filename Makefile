@@ -5,7 +5,7 @@ BIN := .venv/bin
 HOME_DIR ?= .featurestore
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test serve check fast bench crash lock format clean
+.PHONY: help setup services demo test serve check fast bench crash lock format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,13 +20,17 @@ setup: .venv/.installed ## Create .venv from locked versions
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+services: ## Install the servers that tests talk to, where that is possible
+	@sh tests/redis/install.sh
+	@sh tests/kafka/install.sh
+
 demo: setup ## See it work on a year of flights and weather
 	$(BIN)/featurestore demo
 
 serve: setup ## Run the service on http://127.0.0.1:8080 until Ctrl-C
 	$(BIN)/featurestore serve --home $(HOME_DIR)
 
-test: setup ## Run every test
+test: setup services ## Run every test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -122,7 +122,7 @@ def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
         reason = ready()
         if reason is None:
             try:
-                waiting = await asyncio.wait_for(run_in_threadpool(store.offline_behind), timeout=5)
+                waiting = await asyncio.wait_for(run_in_threadpool(store.outbox_waiting), timeout=5)
                 return JSONResponse({"status": "ready", "changes_waiting": waiting})
             except (StoreUnavailable, TimeoutError) as error:
                 reason = str(error) or "the stores did not answer within 5 s"

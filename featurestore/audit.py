@@ -1,7 +1,8 @@
 """Audit: what was acknowledged against what the two stores hold, group by group. It reads and changes nothing.
 
     moment     one manifest version and one snapshot of the online store that belong together
-    changes    per shard: acknowledged = written from the log + waiting in it + in quarantine
+    changes    per shard: acknowledged = written from the log + waiting in it + in quarantine; with a log behind the outbox,
+               what waits in either counts once
     files      each live file is there, as large as it was, with the rows and times that the manifest says
     rows       per shard: the rows in the files are as many as the manifest says, and none is there twice
     records    the online state of each record is the fold of its rows and of what waits, by the order of `model.change`
@@ -30,18 +31,19 @@ import pyarrow.parquet as pq
 from featurestore.engine import Engine, failed, identifier, literal
 from featurestore.errors import FileVanished, StoreCorrupt, StoreUnavailable
 from featurestore.model.cells import arrow_type
-from featurestore.model.change import OFFLINE, LoggedChange, PoisonChange, shard_of
+from featurestore.model.change import OFFLINE, LoggedChange, PoisonChange, Stamp, shard_of
 from featurestore.model.codec import decode_change, decode_values
 from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import FeatureGroup, FeatureType
 from featurestore.model.value import Value, key_of
 from featurestore.offline import layout, schema
+from featurestore.offline.beyond import LogBeyondTable
 from featurestore.offline.erasing import Rewritten
 from featurestore.offline.manifest import FileEntry, Version
 from featurestore.offline.relation import files_relation, sql_type
 from featurestore.offline.subjects import typed_key
 from featurestore.offline.table import OfflineStore
-from featurestore.offline.writer import UNREADABLE
+from featurestore.offline.writer import UNREADABLE, LastStep
 from featurestore.online.protocol import OnlineSnapshot, OnlineStore, RecordState, Tally
 from featurestore.progress import Progress, silent
 from featurestore.query.replan import replanned
@@ -116,7 +118,7 @@ class ShardAudit:
     Attributes:
         acknowledged: changes for the offline store that the service ever took through the log.
         streamed: of these, the ones that the manifest has seen, erased ones included.
-        waiting: of these, the ones still in the log alone.
+        waiting: of these, the ones still in the log alone, be it the outbox or what the relay fills from it.
         quarantined: of these, the ones that could not become rows, erased ones included.
         offline_rows: rows found in the live files, adopted ones included.
         online_records: records found online, expired ones included.
@@ -163,16 +165,25 @@ class Auditor:
     """Audits the groups of one online and one offline store.
 
     Args:
+        log: what a relay fills from the outbox, if there is one.
         wait_s: how long to wait for ingests and erasures that are under way.
     """
 
     def __init__(
-        self, online: OnlineStore, offline: OfflineStore, engine: Engine, shards: int, *, wait_s: float = WAIT_S
+        self,
+        online: OnlineStore,
+        offline: OfflineStore,
+        engine: Engine,
+        shards: int,
+        *,
+        log: LogBeyondTable | None = None,
+        wait_s: float = WAIT_S,
     ) -> None:
         self._online = online
         self._offline = offline
         self._engine = engine
         self._shards = shards
+        self._log = log
         self._wait_s = wait_s
 
     def audit(self, group: FeatureGroup, *, progress: Progress = silent) -> AuditReport:
@@ -240,7 +251,8 @@ class Auditor:
         """A manifest version and a snapshot that belong together.
 
         Changes and batches enter the manifest before they leave the log or their journal, and an erasure is promised before
-        it begins: what is the same before and after the snapshot was the same at it.
+        it begins: what is the same before and after the snapshot was the same at it. A change is in the log before it leaves
+        the outbox.
         """
         deadline_s = time.monotonic() + self._wait_s
         moments = 0
@@ -251,11 +263,46 @@ class Auditor:
                 time.sleep(POLL_S)
                 continue
             moments += 1
+            steps, ends = ({}, {}) if self._log is None else (self._log.last_steps(), self._log.ends())
             with self._online.snapshot(group.group_id) as snapshot:
-                if self._under_way(group) == under_way and self._version(group).version == version.version:
-                    yield _Moment(version, snapshot, snapshot.tallies(), under_way)
-                    return
+                if self._under_way(group) != under_way or self._version(group).version != version.version:
+                    continue
+                logged = self._logged(group, snapshot, steps, ends)
+                if logged is None:
+                    continue
+                yield _Moment(version, snapshot, snapshot.tallies(), under_way, steps, logged)
+                return
         raise StoreUnavailable("audit", f"the table of {group.name!r} changed {moments} times in a row", hint="repeat the call")
+
+    def _logged(
+        self, group: FeatureGroup, snapshot: OnlineSnapshot, steps: Mapping[int, LastStep], ends: Mapping[int, int]
+    ) -> dict[int, dict[int, LoggedChange]] | None:
+        """Per shard the group's changes that the log held at the snapshot beyond the table, by `seq`. None if that can't be told.
+
+        `steps` and `ends` are older than the snapshot. What the log held by then was acknowledged before it, and so was what the
+        outbox holds in it, with all that came before that. Of a change that came into the log since and is newer than these
+        nobody knows, if the outbox there holds none of the group.
+        """
+        if self._log is None:
+            return {}
+        newest: dict[int, int] = {}
+        for entry in snapshot.waiting():
+            if isinstance(entry.item, LoggedChange):
+                newest[entry.item.stamp.shard] = entry.item.stamp.seq
+        logged: dict[int, dict[int, LoggedChange]] = {}
+        ends_now = self._log.ends()
+        for shard, step in steps.items():
+            found = logged[shard] = {}
+            for entry in self._log.changes(shard, step, ends_now[shard]):
+                item = entry.item
+                if not isinstance(item, LoggedChange) or item.change.group_id != group.group_id:
+                    continue
+                seq = item.stamp.seq
+                if entry.offset < ends[shard] or seq <= newest.get(shard, 0):
+                    found[seq] = item
+                elif shard not in newest:
+                    return None
+        return logged
 
     def _version(self, group: FeatureGroup) -> Version:
         return Version() if group.offline is None else self._offline.manifest(group).current()
@@ -348,14 +395,14 @@ class Auditor:
         for key, path in zip(keys, objects.paths(keys), strict=True):
             shard = _shard_of_key(key)
             try:
-                table = pq.read_table(path, columns=["offset", "group_id", "body"], partitioning=None)
+                table = pq.read_table(path, columns=["seq", "group_id", "body"], partitioning=None)
             except FileNotFoundError as error:  # an erasure has rewritten it
                 raise FileVanished("audit") from error
-            for offset, group_id, body in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            for seq, group_id, body in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if group_id is None:
                     unknown[shard] += 1
                 elif group_id == group.group_id:
-                    places.setdefault(shard, set()).add(offset)
+                    places.setdefault(shard, set()).add(seq)
                     record_ids.add(decode_change(body).record_id)
         erased: Counter[int] = Counter()
         for key in objects.list("_erase/"):
@@ -415,13 +462,42 @@ class _Receipt(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
+    """A manifest version and a snapshot that belong together.
+
+    Attributes:
+        steps, logged: of the log that a relay fills, see `Auditor._logged`; empty without.
+    """
+
     version: Version
     snapshot: OnlineSnapshot
     tallies: Mapping[int, Tally]
     under_way: Sequence[str]
+    steps: Mapping[int, LastStep]
+    logged: Mapping[int, Mapping[int, LoggedChange]]
 
     def tally(self, shard: int) -> Tally:
         return self.tallies.get(shard, Tally())
+
+    def waiting(self) -> Iterator[LoggedChange]:
+        """The changes of the group that the table has not, each once."""
+        for entry in self.snapshot.waiting():
+            item = entry.item
+            if isinstance(item, PoisonChange):
+                continue
+            stamp = item.stamp
+            if stamp.shard not in self.steps:
+                if entry.offset >= self.version.offset_next(stamp.shard):
+                    yield item
+            elif stamp.seq > self._seq_written(stamp.shard) and stamp.seq not in self.logged[stamp.shard]:
+                yield item
+        for shard, found in self.logged.items():
+            seq_written = self._seq_written(shard)
+            yield from (item for seq, item in found.items() if seq > seq_written)
+
+    def _seq_written(self, shard: int) -> int:
+        """Up to where the table has the group's changes."""
+        step = self.steps[shard]
+        return step.seq_last if self.version.offset_next(shard) >= step.offset_next else step.seq_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,7 +505,7 @@ class _Quarantine:
     """Changes of the group that could not become rows.
 
     Attributes:
-        places: per shard their log offsets.
+        places: per shard their `seq`.
         erased: per shard how many were erased since.
         unknown: per shard entries that may be of any group.
         record_ids: of the changes; the online store may well hold these.
@@ -440,8 +516,8 @@ class _Quarantine:
     unknown: Counter[int]
     record_ids: frozenset[str]
 
-    def holds(self, shard: int, offset: int) -> bool:
-        return offset in self.places.get(shard, ())
+    def holds(self, stamp: Stamp) -> bool:
+        return stamp.seq in self.places.get(stamp.shard, ())
 
     def count(self, shard: int) -> int:
         return len(self.places.get(shard, ())) + self.erased[shard]
@@ -525,15 +601,10 @@ class _Comparison:
         """Take in the changes that are in the log alone; returns how many there are per shard."""
         waiting: Counter[int] = Counter()
         held: list[LoggedChange] = []
-        for entry in moment.snapshot.waiting():
-            item = entry.item
-            if isinstance(item, PoisonChange):
+        for item in moment.waiting():
+            if quarantine.holds(item.stamp) or not item.change.targets & OFFLINE:
                 continue
-            shard = item.stamp.shard
-            is_written = entry.offset < moment.version.offset_next(shard) or quarantine.holds(shard, entry.offset)
-            if is_written or not item.change.targets & OFFLINE:
-                continue
-            waiting[shard] += 1
+            waiting[item.stamp.shard] += 1
             held.append(item)
             if len(held) == CHANGES_HELD:
                 self._insert_waiting(held)
@@ -575,7 +646,7 @@ class _Comparison:
         """Per record (where, key, API time of the oldest that is held)."""
         yield from self._rows(
             "SELECT 'the offline store', _key, min(_api) FROM changes GROUP BY _key "
-            "UNION ALL SELECT 'the online store', _key, greatest(_api, _grave) FROM online"
+            "UNION ALL SELECT 'the online store', _key, greatest(_api, _grave) FROM online ORDER BY 2, 1"
         )
 
     def compare(self, tallies: Mapping[int, Tally], quarantined: frozenset[str], shards: int) -> Counter[int]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -28,12 +30,17 @@ from featurestore import demo as demonstration
 from featurestore.audit import AuditReport
 from featurestore.errors import FeatureStoreError, ValidationFailed
 from featurestore.model.event_time import format_iso
+from featurestore.model.feature_group import Durability
 from featurestore.offline.iceberg import CATALOG
 from featurestore.offline.inventory import State
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from ingest.maintenance import MaintenanceWorker
 from ingest.offline_writer import OfflineWriterWorker
+from ingest.relay import RelayWorker
+from ingest.shared_writer import SharedOfflineWriter
+from ingest.streams import StreamWorker
+from ingest.user_topic import UserTopic
 
 PIPE_COLUMNS: Final = 4096
 """Width where nobody watches: what is piped into another program is never cut or wrapped."""
@@ -49,10 +56,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+worker_app = typer.Typer(help="Run one of the background workers until Ctrl-C.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(worker_app, name="worker")
+stream_app = typer.Typer(help="Kafka topics whose messages become records.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(stream_app, name="stream")
+
 Home = Annotated[
     Path | None,
     typer.Option("--home", help="Folder of the store.", envvar="FEATURESTORE_HOME", show_default=".featurestore"),
 ]
+
+
+StreamName = Annotated[str, typer.Argument(help="Name of the stream.")]
 
 
 def main() -> None:
@@ -73,16 +88,23 @@ def serve(
         bool, typer.Option("--insecure", help="Allow an address other than loopback. Requests are not authenticated.")
     ] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
+    no_workers: Annotated[
+        bool, typer.Option("--no-workers", help="Answer requests only; `featurestore worker` does the rest elsewhere.")
+    ] = False,
 ) -> None:
-    """Run the service and its offline writer until Ctrl-C."""
+    """Run the service, with its offline writer and maintenance, until Ctrl-C."""
     settings = Settings.load(home=home, host=host, port=port, insecure=insecure or None, access_log=access_log or None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    _quieten()
     listener = server.listen(settings)
-    with FeatureStore(settings) as store:
-        worker = OfflineWriterWorker(store, flush_s=settings.flush_s)
-        worker.start()
-        maintenance = MaintenanceWorker(store, maintenance_s=settings.maintenance_s)
-        maintenance.start()
+    store = FeatureStore(settings)
+    try:
+        writer = None if no_workers else OfflineWriterWorker(store, flush_s=settings.flush_s)
+        workers: list[_Worker] = (
+            [] if writer is None else [writer, MaintenanceWorker(store, maintenance_s=settings.maintenance_s)]
+        )
+        for worker in workers:
+            worker.start()
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"http://{address}:{listener.getsockname()[1]}"
 
@@ -96,11 +118,142 @@ def serve(
                 listener,
                 settings,
                 announce=announce,
-                ready=lambda: worker.status.error,
+                # With Kafka, writes and reads go on while the offline side is down, so the service should get them.
+                ready=lambda: None if writer is None or settings.kafka_bootstrap_servers else writer.status.error,
             )
         finally:
-            maintenance.stop()
-            worker.stop()
+            for worker in reversed(workers):
+                worker.stop()
+    finally:
+        store.close(flush=not no_workers)
+
+
+@worker_app.command("relay")
+def worker_relay(home: Home = None) -> None:
+    """Move changes from the outbox to Kafka, for this process's share of the shards."""
+
+    def make(store: FeatureStore) -> _Worker:
+        if store.relay is None:
+            raise ValidationFailed.one("FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS", "the brokers to relay to")
+        return RelayWorker(store, store.relay)
+
+    _work(home, "relay", make)
+
+
+@worker_app.command("offline")
+def worker_offline(home: Home = None) -> None:
+    """Write changes to the offline store, for this process's share of the shards."""
+    _work(home, "offline", lambda store: SharedOfflineWriter(store, flush_s=store.settings.flush_s))
+
+
+@worker_app.command("stream")
+def worker_stream(home: Home = None) -> None:
+    """Read the topics of all running streams, for this process's share of their partitions."""
+
+    def make(store: FeatureStore) -> _Worker:
+        store.require_kafka()
+        return StreamWorker(store)
+
+    _work(home, "stream", make)
+
+
+@worker_app.command("maintenance")
+def worker_maintenance(home: Home = None) -> None:
+    """Look after the offline store: adopt files, merge small ones, end history, delete what nobody needs."""
+    _work(home, "maintenance", lambda store: MaintenanceWorker(store, maintenance_s=store.settings.maintenance_s))
+
+
+@stream_app.command("add")
+def stream_add(
+    name: Annotated[str, typer.Argument(help="Name of the stream.")],
+    topic: Annotated[str, typer.Option(help="Topic whose messages, JSON objects, become records.")],
+    group: Annotated[str, typer.Option(help="Feature group.")],
+    field: Annotated[
+        list[str] | None,
+        typer.Option(help="FEATURE=PATH in the message, e.g. id=customer.id; repeatable. Without any, members are features."),
+    ] = None,
+    dead_letters: Annotated[
+        str | None, typer.Option(help="Topic for what can't become a record.", show_default="TOPIC.dead-letters")
+    ] = None,
+    start: Annotated[str | None, typer.Option("--from", help="Begin with messages of this time, or `now`.")] = None,
+    home: Home = None,
+) -> None:
+    """Let the messages of a Kafka topic become records. `featurestore worker stream` reads them."""
+    fields = dict(_pair(text) for text in field or [])
+    with _open(home, flush=False) as store:
+        made = store.add_stream(name, topic=topic, group=group, fields=fields, dead_letters=dead_letters, start=_start(start))
+    _out.print(_plain(f"{made.name}: {made.topic} to {made.group}; dead letters go to {made.dead_letters}"), highlight=False)
+
+
+@stream_app.command("list")
+def stream_list(home: Home = None) -> None:
+    """Show all streams: how far each has come, and how many messages are in its topic for dead letters."""
+    with _open(home, flush=False) as store:
+        table = _table("stream", "topic", "group", "state", "read", "behind", "dead letters")
+        for stream in store.streams():
+            topic = UserTopic(store.require_kafka(), stream)
+            try:
+                lag = topic.lag()
+                counts = (sum(part.offset for part in lag), sum(part.end - part.offset for part in lag), topic.dead_letters())
+            finally:
+                topic.close()
+            row = (stream.name, stream.topic, stream.group, stream.state.value, *(f"{count:,}" for count in counts))
+            table.add_row(*map(_plain, row))
+        _out.print(table)
+
+
+@stream_app.command("pause")
+def stream_pause(name: StreamName, home: Home = None) -> None:
+    """Stop reading a stream. What it has not read stays in its topic."""
+    with _open(home, flush=False) as store:
+        _out.print(f"{store.pause_stream(name).name} is paused", highlight=False)
+
+
+@stream_app.command("resume")
+def stream_resume(name: StreamName, home: Home = None) -> None:
+    """Go on reading a stream where it was paused."""
+    with _open(home, flush=False) as store:
+        _out.print(f"{store.resume_stream(name).name} is running", highlight=False)
+
+
+@stream_app.command("replay")
+def stream_replay(
+    name: StreamName,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Begin with messages of this time.", show_default="the oldest")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Read a stream's topic again. Every message is written once more; online the newest record stays."""
+    with _open(home, flush=False) as store:
+        _out.print(f"{store.replay_stream(name, start=_start(start)).name} begins again", highlight=False)
+
+
+@stream_app.command("remove")
+def stream_remove(name: StreamName, home: Home = None) -> None:
+    """Forget a stream. Its topics and what it has written stay."""
+    with _open(home, flush=False) as store:
+        _out.print(f"{store.remove_stream(name).name} is removed", highlight=False)
+
+
+@app.command()
+def lag(home: Home = None) -> None:
+    """Show shard by shard how far the offline store is behind. Does not write anything."""
+    with _open(home, flush=False) as store:
+        has_log = store.relay is not None
+        kafka = ("in Kafka",) if has_log else ()
+        table = _table("shard", "in the outbox", "oldest", *kafka, "position", "last change", "written")
+        for shard in store.lag():
+            table.add_row(
+                str(shard.shard),
+                f"{shard.outbox_entries:,}",
+                _age(shard.outbox_age_s),
+                *((f"{shard.log_entries:,}",) if has_log else ()),
+                f"{shard.offset_next:,}",
+                f"{shard.seq_last:,}",
+                f"{_age(shard.written_age_s)} ago" if shard.written_age_s is not None else "never",
+            )
+        _out.print(table, markup=False)
 
 
 @app.command()
@@ -197,10 +350,7 @@ def sql(
     home: Home = None,
 ) -> None:
     """Query the offline store. Groups are relations in the schemas history (default) and latest."""
-    try:
-        moment = None if as_of is None else datetime.fromisoformat(as_of)
-    except ValueError as error:
-        raise ValidationFailed.one("--as-of", "an ISO-8601 time with a time zone such as 2026-11-21T10:00:00Z", as_of) from error
+    moment = None if as_of is None else _moment("--as-of", as_of)
     with _open(home) as store:
         result = store.sql(statement, as_of=moment)
     if output is not None:
@@ -337,6 +487,19 @@ def audit(
         sys.exit(1)
 
 
+@app.command("rebuild-online")
+def rebuild_online(
+    names: Annotated[list[str] | None, typer.Argument(help="Feature groups.", show_default="all")] = None, home: Home = None
+) -> None:
+    """Restore online records from the offline store and the change log, after the online store was lost or fell behind."""
+    with _open(home) as store:
+        table = _table("group", "records", "hard deletes", "changed online")
+        for name in names or [group.name for group in store.feature_groups() if group.online and group.offline]:
+            done = store.rebuild_online(name)
+            table.add_row(name, f"{done.records:,}", f"{done.hard_deletes:,}", f"{done.changed:,}")
+        _out.print(table, markup=False)
+
+
 @app.command()
 def retention(
     name: Annotated[str, typer.Argument(help="Feature group.")],
@@ -359,6 +522,24 @@ def retention(
 
 
 @app.command()
+def durability(
+    name: Annotated[str, typer.Argument(help="Feature group.")],
+    kind: Annotated[
+        Durability | None,
+        typer.Argument(help="`online`: a write is acknowledged when the online store has it; `log`: when Kafka has it, too."),
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Show or choose when writes to a group are acknowledged."""
+    with _open(home, flush=False) as store:
+        if kind is not None:
+            store.set_durability(name, kind)
+        group = store.feature_group(name)
+    when = "the online store has them" if group.durability is Durability.ONLINE else "Kafka has them, too"
+    _out.print(f"{name}: writes are acknowledged when {when} (durability={group.durability})", highlight=False)
+
+
+@app.command()
 def demo(
     home: Annotated[
         Path | None, typer.Option("--home", help="Folder for the demo's store; kept.", show_default="a temporary folder")
@@ -369,9 +550,94 @@ def demo(
     demonstration.run(home, output, _out)
 
 
+def _pair(text: str) -> tuple[str, str]:
+    feature, equals, path = text.partition("=")
+    if not equals:
+        raise ValidationFailed.one("--field", "FEATURE=PATH", text)
+    return feature, path
+
+
+def _start(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    if text == "now":
+        return datetime.now(UTC)
+    return _moment("--from", text)
+
+
+def _moment(option: str, text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValidationFailed.one(option, "an ISO-8601 time with a time zone such as 2026-11-21T10:00:00Z", text) from error
+
+
+@app.command("give-up")
+def give_up(
+    shard: Annotated[int, typer.Argument(help="Shard, see `featurestore lag`.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = None,
+) -> None:
+    """Go on behind changes that Kafka has lost before they were written offline. They stay lost, and audits count them."""
+    with _open(home, flush=False) as store:
+        lost = store.lost(shard)
+        if lost is None:
+            _out.print(f"shard {shard} lacks nothing that the relay could not still send")
+            return
+        what = f"{lost.changes:,} changes of shard {shard}"
+        if lost.changes:
+            what += f", {lost.seq_first:,} to {lost.seq_last:,}"
+        if not yes:
+            typer.confirm(f"Give up {what}, and go on with what the topic has?", abort=True)
+        if not store.give_up(shard, lost):
+            _err.print("something has changed meanwhile, nothing was done; call again")
+            sys.exit(1)
+        _out.print(f"gave up {what}")
+
+
+class _Worker(Protocol):
+    """What runs in a thread of its own."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> None:
+        """Finish the step under way, then return."""
+
+
+def _work(home: Path | None, name: str, make: Callable[[FeatureStore], _Worker]) -> None:
+    """Run a worker until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    _quieten()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stop.set())
+    store = FeatureStore(Settings.load(home=home))
+    try:
+        worker = make(store)
+        worker.start()
+        try:
+            print(f"featurestore worker {name} is ready (home {store.settings.home.absolute()})", flush=True)
+            stop.wait()
+        finally:
+            worker.stop()
+    finally:
+        store.close(flush=False)
+
+
+def _quieten() -> None:
+    """The Kafka client logs each attempt to connect; we log what came of them."""
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+def _age(age_s: float | None) -> str:
+    return "" if age_s is None else f"{age_s:,.1f} s"
+
+
 @contextmanager
 def _open(home: Path | None, *, flush: bool = True) -> Iterator[FeatureStore]:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    _quieten()
     store = FeatureStore(Settings.load(home=home))
     try:
         yield store

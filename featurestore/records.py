@@ -7,24 +7,28 @@ asked for every record.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import msgspec
 
-from featurestore.errors import FeatureGroupNotFound, FeatureStoreError, ValidationFailed
+from featurestore.errors import FeatureGroupNotFound, FeatureStoreError, StoreUnavailable, ValidationFailed
 from featurestore.model import change as changes
-from featurestore.model.change import Applied, Change, Outcome
+from featurestore.model.change import Applied, Change, Outcome, Stamp
 from featurestore.model.codec import decode_values
 from featurestore.model.event_time import format_iso
-from featurestore.model.feature_group import FeatureGroup, GroupStatus, TargetStore, TtlDuration, name_of
+from featurestore.model.feature_group import Durability, FeatureGroup, GroupStatus, TargetStore, TtlDuration, name_of
 from featurestore.model.record import FeaturePair, RecordPlan
 from featurestore.online.protocol import OnlineStore, RecordKey
 from featurestore.registry.protocol import Registry
 
 GROUP_CACHE_S: Final = 0.5
 """A change of a group by another process is seen at most this much later."""
+
+
+Acknowledged: TypeAlias = Callable[[Sequence[Stamp]], Awaitable[None]]
+"""Returns when Kafka has acknowledged these changes; raises StoreUnavailable when it takes too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +112,14 @@ class GroupCache:
 class Records:
     """The record path over one online store."""
 
-    def __init__(self, groups: GroupCache, online: OnlineStore) -> None:
+    def __init__(self, groups: GroupCache, online: OnlineStore, acknowledged: Acknowledged | None = None) -> None:
+        """
+        Args:
+            acknowledged: waits until Kafka has these changes; None without Kafka.
+        """
         self._groups = groups
         self._online = online
+        self._acknowledged = acknowledged
 
     async def put(
         self,
@@ -131,7 +140,7 @@ class Records:
         """
         plan = self._groups.plan(group)
         change = plan.put(pairs, targets=targets, ttl=ttl)
-        return await self._apply(change, write_token)
+        return await self._apply(plan.group, change, write_token)
 
     async def delete(
         self,
@@ -151,7 +160,7 @@ class Records:
         """
         plan = self._groups.plan(group)
         change = plan.delete(identifier, event_time, hard=hard, targets=targets)
-        applied = await self._apply(change, write_token)
+        applied = await self._apply(plan.group, change, write_token)
         if applied.outcome is Outcome.REFUSED:
             raise ValidationFailed.one("EventTime", "a time later than the record's, for a HardDelete", event_time)
         return applied
@@ -213,9 +222,26 @@ class Records:
             raise ValidationFailed.one("FeatureGroupName", "a feature group with an online store", plan.group.name)
         return plan
 
-    async def _apply(self, change: Change, write_token: str | None) -> Applied:
+    async def _apply(self, group: FeatureGroup, change: Change, write_token: str | None) -> Applied:
+        acknowledged = None
+        if group.durability is Durability.LOG:
+            acknowledged = require_log(group, self._acknowledged)
         if write_token is not None:
             token = changes.write_id(change.group_id, change.record_id, write_token)
             change = msgspec.structs.replace(change, write_id=token)
         (applied,) = await self._online.apply([change])
+        if acknowledged is not None and applied.stamp is not None:
+            await acknowledged([applied.stamp])
         return applied
+
+
+def require_log(group: FeatureGroup, acknowledged: Acknowledged | None) -> Acknowledged:
+    """What waits for Kafka, for a group that asks for it.
+
+    Raises:
+        StoreUnavailable: there is no Kafka in the settings of this process; nothing was written.
+    """
+    if acknowledged is None:
+        detail = f"{group.name!r} acknowledges writes when Kafka has (durability=log), and there is no Kafka in the settings"
+        raise StoreUnavailable("write", detail, hint="see FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS")
+    return acknowledged

@@ -10,14 +10,16 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from featurestore.errors import Fault, SettingsInvalid
 from featurestore.model.feature_group import CompactionMode
 
 PREFIX: Final = "FEATURESTORE_"
+REDIS_SCHEMES: Final = ("redis", "redis+sentinel", "redis+cluster")
+ONLINE_SCHEMES: Final = ("sqlite", *REDIS_SCHEMES, *(scheme.replace("redis", "rediss") for scheme in REDIS_SCHEMES))
 
 
 def _url_with_scheme(*schemes: str) -> AfterValidator:
@@ -46,9 +48,10 @@ class Settings(BaseModel):
         description="SQLAlchemy URL of the registry: `sqlite:///path` or `postgresql+psycopg://...`. "
         "Empty: `registry.db` in the home folder.",
     )
-    online_url: Annotated[str, _url_with_scheme("sqlite")] = Field(
+    online_url: Annotated[str, _url_with_scheme(*ONLINE_SCHEMES)] = Field(
         "",
-        description="Online store and outbox: `sqlite:///path`. Empty: `online.db` in the home folder.",
+        description="Online store and outbox: `sqlite:///path`, or Redis as `redis://...`, `redis+sentinel://...` or "
+        "`redis+cluster://...`, see docs/guides/redis.md. Empty: `online.db` in the home folder.",
     )
     offline_url: Annotated[str, _url_with_scheme("file", "s3")] = Field(
         "",
@@ -64,6 +67,33 @@ class Settings(BaseModel):
         ge=1 << 20,
         description="Disk space for copies of a remote offline store's files, in `cache/` of the home folder; beyond it, "
         "those used least recently are deleted.",
+    )
+    kafka_bootstrap_servers: str = Field(
+        "",
+        description="Brokers of a Kafka cluster as `host:port,host:port`, see docs/guides/kafka.md. Empty: no Kafka, the offline "
+        "writer reads the outbox.",
+    )
+    kafka_ack_s: float = Field(
+        10.0,
+        gt=0,
+        description="How long a write to a feature group with `durability=log` waits until Kafka has it; then it fails with "
+        "ServiceUnavailable, although it is written online.",
+    )
+    kafka_topic: str = Field(
+        "featurestore.changes",
+        pattern=r"^[A-Za-z0-9._-]{1,249}$",
+        description="Topic of this store's changes, with one partition per shard; created when missing. Each store has its own.",
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to talk to the brokers: `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="How to log in with SASL: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`."
+    )
+    kafka_sasl_user: str = Field("", description="User to log in to the brokers as.")
+    kafka_sasl_password: SecretStr = Field(SecretStr(""), description="Password of that user; never shown or logged.")
+    kafka_ca_file: str = Field(
+        "", description="PEM file with the authorities that sign the brokers' certificates. Empty: those of the system."
     )
     account_id: str | None = Field(
         None,
@@ -160,8 +190,9 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise SettingsInvalid(
                 [
-                    Fault(f"{PREFIX}{'.'.join(str(part) for part in item['loc']).upper()}", item["msg"], item["input"])
+                    Fault(f"{PREFIX}{name.upper()}", item["msg"], None if name.endswith("_url") else item["input"])
                     for item in error.errors(include_url=False)
+                    for name in [".".join(str(part) for part in item["loc"])]
                 ]
             ) from error
 

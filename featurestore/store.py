@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import time
+import uuid
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.audit import Auditor, AuditReport
 from featurestore.batch_ingest import BatchIngest, IngestReport
-from featurestore.changelog.protocol import ChangeSource
-from featurestore.changelog.sqlite import SqliteChangeLog
+from featurestore.changelog.acknowledgements import Acknowledgements
+from featurestore.changelog.kafka import KafkaAddress, KafkaChangeLog, KafkaPythonProducer
+from featurestore.changelog.protocol import Outbox
+from featurestore.changelog.relay import Relay, outbox_waiting
 from featurestore.engine import Engine, EngineLimits
 from featurestore.erase import Eraser, ErasureReceipt, Parts
-from featurestore.errors import FeatureStoreError, OutboxFull, ValidationFailed
+from featurestore.errors import FeatureStoreError, OutboxFull, SettingsInvalid, StoreUnavailable, ValidationFailed
 from featurestore.model import limits
-from featurestore.model.change import Applied
+from featurestore.model.change import Applied, Stamp
 from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import (
+    Durability,
     FeatureDefinition,
     FeatureGroup,
     GroupStatus,
@@ -37,9 +44,11 @@ from featurestore.model.feature_group import (
     validate_group,
 )
 from featurestore.model.frame import arrow_table
-from featurestore.model.inference import definitions_from, definitions_of, text_of, typed
+from featurestore.model.inference import datetime_us, definitions_from, definitions_of, text_of, typed
+from featurestore.model.stream import Stream, StreamState, check_stream
 from featurestore.model.value import record_key
 from featurestore.offline.batch import INACTIVE_S
+from featurestore.offline.beyond import LogBeyondTable
 from featurestore.offline.cleaning import Cleaned, Cleaner, Retained
 from featurestore.offline.compaction import Compacted, Compactor
 from featurestore.offline.discovery import SETTLED_S, Discovered, Discovery
@@ -48,18 +57,21 @@ from featurestore.offline.iceberg import IcebergPublisher, Published
 from featurestore.offline.inventory import FileState, inventory
 from featurestore.offline.opening import open_object_store
 from featurestore.offline.table import OfflineStore
-from featurestore.offline.writer import Drained, OfflineWriter
+from featurestore.offline.writer import Drained, Lost, OfflineWriter
+from featurestore.online.opening import open_online_store
 from featurestore.online.protocol import OnlineStore
-from featurestore.online.sqlite import SqliteOnlineStore
 from featurestore.progress import bar
 from featurestore.query.reader import OfflineReader, make_cut, past_us
 from featurestore.query.sandbox import Sandbox, SandboxLimits
 from featurestore.query.training_set import TrainingSet
+from featurestore.rebuild import Rebuilder, Rebuilt
 from featurestore.records import GetRequest, GroupCache, Records
+from featurestore.registry.leases import SqlLeases
 from featurestore.registry.protocol import GroupQuery, Registry, WantedIdentity
 from featurestore.registry.sql import SqlRegistry
 from featurestore.settings import Settings
 from featurestore.stopwatch import Stopwatch
+from featurestore.streaming import Message, StreamWriter, Written
 from featurestore.temporary import remove_leftovers
 
 _log: Final = logging.getLogger(__name__)
@@ -90,6 +102,28 @@ class Maintained:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ShardLag:
+    """How far the offline store is behind in one shard.
+
+    Attributes:
+        outbox_entries: log entries that the outbox holds: for the offline store, or with Kafka for the relay.
+        outbox_age_s: how long ago the service took the oldest of them; None if there is none.
+        log_entries: entries of the Kafka topic that are not in the offline store; 0 without Kafka.
+        offset_next: of the log, where the offline store goes on.
+        seq_last: of the newest change in the offline store.
+        written_age_s: how long ago that was written; None before the first.
+    """
+
+    shard: int
+    outbox_entries: int
+    outbox_age_s: float | None
+    log_entries: int
+    offset_next: int
+    seq_last: int
+    written_age_s: float | None
+
+
 class FeatureStore:
     """A feature store opened from settings. Use it as a context manager, or `close` it.
 
@@ -98,13 +132,17 @@ class FeatureStore:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.registry: Registry = SqlRegistry(
-            settings.registry_location, WantedIdentity(settings.account_id, settings.region, settings.shards)
-        )
+        registry = SqlRegistry(settings.registry_location, WantedIdentity(settings.account_id, settings.region, settings.shards))
+        self.registry: Registry = registry
+        self.leases = SqlLeases(registry)
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        """Who this process is to the others that work on the same store."""
         self.shards = self.registry.identity().shards
-        online_path = _sqlite_path(settings.online_location)
-        self.online: OnlineStore = SqliteOnlineStore(online_path, self.shards, outbox_changes_max=settings.outbox_changes_max)
-        self._changes: ChangeSource = SqliteChangeLog(online_path, self.shards)
+        self.online: OnlineStore
+        self._changes: Outbox
+        self.online, self._changes = open_online_store(
+            settings.online_location, self.shards, outbox_changes_max=settings.outbox_changes_max
+        )
         objects = open_object_store(
             settings.offline_location, settings.home.absolute() / "cache", cache_bytes_max=settings.offline_cache_bytes_max
         )
@@ -115,6 +153,13 @@ class FeatureStore:
             self.registry.get_by_id,
             changes_max=settings.flush_changes_max,
         )
+        self._log: KafkaChangeLog | None = None
+        self.relay: Relay | None = None
+        """From the outbox to Kafka, if there is one. Of one thread at a time: `flush` uses it too."""
+        log_beyond_table = None
+        if settings.kafka_bootstrap_servers:
+            self._log = self._open_log()
+            log_beyond_table = LogBeyondTable(self._log, self._writer)
         temp_root = settings.home.absolute() / "tmp"
         self._engine = Engine(
             EngineLimits(settings.query_memory_bytes, settings.query_temp_bytes, settings.query_threads), temp_root
@@ -130,7 +175,9 @@ class FeatureStore:
             temp_root,
         )
         self.groups = GroupCache(self.registry)
-        self.records = Records(self.groups, self.online)
+        self._acknowledgements = Acknowledgements(self._changes) if settings.kafka_bootstrap_servers else None
+        acknowledged = None if self._acknowledgements is None else self._acknowledged
+        self.records = Records(self.groups, self.online, acknowledged)
         self._loop = _LoopThread()
         self._reader = OfflineReader(self.offline, self._group, self._engine, self._sandbox)
         self._batches = BatchIngest(self.online, self.offline, self.shards, self._loop.run)
@@ -152,10 +199,18 @@ class FeatureStore:
             lambda rows: self._loop.run(self.online.reserve(rows)),
             FileEraser(self.offline, self.shards).without_erased,
         )
-        self._auditor = Auditor(self.online, self.offline, self._engine, self.shards)
+        self._auditor = Auditor(self.online, self.offline, self._engine, self.shards, log=log_beyond_table)
+        self._rebuilder = Rebuilder(
+            self.online, self.offline, log_beyond_table or self._changes, self._engine, self.shards, self._loop.run
+        )
+        self._streaming = StreamWriter(self.groups, self.online, acknowledged)
         self._drain_lock = threading.Lock()
         self._closed = False
-        self._recover()
+        try:
+            self._recover()
+        except BaseException:
+            self.close(flush=False)
+            raise
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -172,6 +227,12 @@ class FeatureStore:
             if flush:
                 self.flush()
         finally:
+            if self.relay is not None:
+                self.relay.close()
+            if self._log is not None:
+                self._log.close()
+            if self._acknowledgements is not None:
+                self._acknowledgements.close()
             self.online.close()
             self._changes.close()
             self._sandbox.close()
@@ -533,6 +594,18 @@ class FeatureStore:
 
         return self.update(name, change)
 
+    def set_durability(self, name: str, durability: Durability) -> FeatureGroup:
+        """Choose when writes to a group are acknowledged: once they are online with their entry in the outbox (the default), or
+        only when Kafka has acknowledged them, too.
+
+        Raises:
+            FeatureGroupNotFound
+            SettingsInvalid: `log`, and there is no Kafka in the settings.
+        """
+        if durability is Durability.LOG:
+            self.require_kafka()
+        return self.update(name, lambda group: replace(group, durability=durability))
+
     def retain(self, name: str) -> Retained:
         """End the history of a group where its retention says.
 
@@ -628,14 +701,158 @@ class FeatureStore:
         with bar(f"audit {name}", show=progress) as report:
             return self._auditor.audit(self.feature_group(name), progress=report)
 
+    def rebuild_online(self, name: str, *, progress: bool | None = None) -> Rebuilt:
+        """Restore the online records of a group from the offline store and the change log. What is newer online stays.
+
+        docs/guides/rebuild.md says what can't come back. Writers may run meanwhile.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: the group lacks one of the two stores.
+            StoreUnavailable, StoreCorrupt, QueryFailed: what was loaded stays; call again.
+        """
+        group = self._offline_group(name)
+        if group.online is None:
+            raise ValidationFailed.one("feature group", "one with an online store", name)
+        with bar(f"rebuild {name}", show=progress) as report:
+            return self._rebuilder.rebuild(group, progress=report)
+
+    # Streams
+
+    def require_kafka(self) -> KafkaAddress:
+        """The Kafka cluster of the settings.
+
+        Raises:
+            SettingsInvalid: there is none.
+        """
+        if not self.settings.kafka_bootstrap_servers:
+            raise SettingsInvalid.one(
+                "FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS", "the brokers of a Kafka cluster, as streams need one"
+            )
+        return _kafka_address(self.settings)
+
+    def add_stream(
+        self,
+        name: str,
+        *,
+        topic: str,
+        group: str,
+        fields: Mapping[str, str] | None = None,
+        dead_letters: str | None = None,
+        start: datetime | None = None,
+    ) -> Stream:
+        """Let the messages of a Kafka topic become records of a group. `featurestore worker stream` reads them.
+
+        Args:
+            fields: feature to path in the JSON message (`customer.id`); None where its members are the features.
+            dead_letters: topic for messages that can't become records; default `<topic>.dead-letters`.
+            start: begin with messages of this time, by their timestamp; None for the oldest that the topic holds.
+
+        Raises:
+            FeatureGroupNotFound, StreamInUse, ValidationFailed
+            SettingsInvalid: there is no Kafka in the settings.
+        """
+        self.require_kafka()
+        start_ms = None if start is None else datetime_us(start, path="start") // 1000
+        stream = Stream(name, topic, group, dead_letters or f"{topic}.dead-letters", fields=dict(fields or {}), start_ms=start_ms)
+        check_stream(stream, self.feature_group(group))
+        self.registry.add_stream(stream)
+        return stream
+
+    def streams(self) -> Sequence[Stream]:
+        """All streams, by name."""
+        return self.registry.streams()
+
+    def pause_stream(self, name: str) -> Stream:
+        """Stop reading a stream, within seconds. What it has not read stays in its topic.
+
+        Raises:
+            StreamNotFound
+        """
+        return self.registry.update_stream(name, lambda stream: msgspec.structs.replace(stream, state=StreamState.PAUSED))
+
+    def resume_stream(self, name: str) -> Stream:
+        """Go on reading a stream where it was paused.
+
+        Raises:
+            StreamNotFound
+        """
+        return self.registry.update_stream(name, lambda stream: msgspec.structs.replace(stream, state=StreamState.RUNNING))
+
+    def replay_stream(self, name: str, *, start: datetime | None = None) -> Stream:
+        """Read a stream's topic again, from a time on or from its beginning. Each message is written once more.
+
+        The online store keeps what is newest; the offline store gets the records again, with later API times.
+
+        Raises:
+            StreamNotFound, ValidationFailed
+        """
+        start_ms = None if start is None else datetime_us(start, path="start") // 1000
+        return self.registry.update_stream(
+            name, lambda stream: msgspec.structs.replace(stream, epoch=stream.epoch + 1, start_ms=start_ms)
+        )
+
+    def remove_stream(self, name: str) -> Stream:
+        """Forget a stream. Its topics and what it has written stay.
+
+        Raises:
+            StreamNotFound
+        """
+        return self.registry.remove_stream(name)
+
+    def write_messages(self, stream: Stream, partition: int, messages: Sequence[Message]) -> Written:
+        """See `streaming.StreamWriter.write`."""
+        return self._loop.run(self._streaming.write(stream, partition, messages))
+
+    # The way to the offline store
+
     def flush(self) -> Drained:
         """Write every change acknowledged so far to the offline store; when this returns, queries see them.
+
+        With Kafka, what still waits in the outbox is relayed first, by us or by the relay that is at it.
 
         Raises:
             StoreUnavailable
         """
         with self._drain_lock:
+            if self.relay is not None:
+                self.relay.relay_until(dict(self._changes.ends()))
             return self._writer.drain()
+
+    def write_offline(self, shards: Collection[int]) -> Drained:
+        """Write what the log holds of some shards to the offline store. With Kafka, what waits in the outbox is left there.
+
+        Raises:
+            StoreUnavailable
+        """
+        with self._drain_lock:
+            return self._writer.drain(shards)
+
+    def lost(self, shard: int) -> Lost | None:
+        """The changes of a shard that Kafka has lost before they were written to the offline store, if that is what holds it up;
+        perhaps none, if the topic was made anew.
+
+        Raises:
+            ValidationFailed: the store has no such shard, or no Kafka.
+            StoreUnavailable
+        """
+        if self._log is None or not 0 <= shard < self.shards:
+            raise ValidationFailed.one("shard", f"0 to {self.shards - 1}, of a store with Kafka", shard)
+        with self._drain_lock:
+            lost = self._writer.lost(shard)
+            waiting = self._changes.read(shard, 1, 1)
+            stamp = waiting[0].item.stamp if waiting else None
+            return None if lost is None or (stamp is not None and stamp.seq <= lost.seq_last) else lost
+
+    def give_up(self, shard: int, lost: Lost) -> bool:
+        """Go on behind changes that are lost (see `lost`); from then on the audit counts them as missing. False if something has
+        changed since: ask again.
+
+        Raises:
+            StoreUnavailable
+        """
+        with self._drain_lock:
+            return self._writer.give_up(shard, lost)
 
     def quarantined(self) -> int:
         """How many log entries could not become rows of the offline store and wait in quarantine files for somebody to look.
@@ -649,10 +866,59 @@ class FeatureStore:
         return sum(pq.read_metadata(path).num_rows for path in self.offline.objects.paths(keys))
 
     def offline_behind(self) -> int:
-        """How many acknowledged changes are not in the offline store yet."""
-        return self._writer.behind()
+        """How many acknowledged changes are not in the offline store yet. What the relay is about to send may count twice.
+
+        Raises:
+            StoreUnavailable
+        """
+        return self._writer.behind() + (0 if self._log is None else self.outbox_waiting())
+
+    def outbox_waiting(self) -> int:
+        """How many entries the outbox holds: not yet written offline, or with Kafka not yet relayed. Asks no other service.
+
+        Raises:
+            StoreUnavailable
+        """
+        return sum(waiting.entries for waiting in outbox_waiting(self._changes).values())
+
+    def lag(self) -> list[ShardLag]:
+        """How far the offline store is behind, shard by shard.
+
+        Raises:
+            StoreUnavailable
+        """
+        now_us = time.time_ns() // 1000
+        ends = {} if self._log is None else self._log.ends()
+        waiting = outbox_waiting(self._changes)
+        return [
+            ShardLag(
+                shard,
+                waiting[shard].entries,
+                _age_s(waiting[shard].api_time_us, now_us),
+                max(0, ends.get(shard, 0) - position.offset_next),
+                position.offset_next,
+                position.seq_last,
+                _age_s(position.write_time_us, now_us),
+            )
+            for shard, position in sorted(self._writer.positions().items())
+        ]
 
     # Inner parts
+
+    async def _acknowledged(self, stamps: Sequence[Stamp]) -> None:
+        assert self._acknowledgements is not None, "asked for with Kafka only"
+        await self._acknowledgements.wait(stamps, self.settings.kafka_ack_s)
+
+    def _open_log(self) -> KafkaChangeLog:
+        """The Kafka log, with a relay that fills it and the writer that reads it."""
+        address = _kafka_address(self.settings)
+        log = KafkaChangeLog(address, self.shards)
+        self.relay = Relay(self._changes, log, KafkaPythonProducer(address), self.leases, f"{self.owner}-flush")
+        self._writer.finish()  # what was begun from the outbox alone, before the relay takes entries away
+        self._writer = OfflineWriter(
+            log, self.offline, self.registry.get_by_id, changes_max=self.settings.flush_changes_max, log=log.name
+        )
+        return log
 
     def _group(self, name: str) -> FeatureGroup:
         return self.groups.plan(name).group
@@ -700,7 +966,19 @@ class FeatureStore:
         self.registry.finish_delete(group.group_id)
 
     def _recover(self) -> None:
-        """Complete what calls that died had promised: deletions and batches. Idempotent, safe beside running processes."""
+        """Complete what calls that died had promised: deletions and batches. Idempotent, safe beside running processes.
+
+        Before that, go on behind what the offline store has seen, should the online store be a new one or an older copy.
+        """
+        self._loop.run(self.online.advance(self._writer.stamps()))
+        if self._log is not None:
+            try:
+                recent = {shard: self._log.recent_stamps(shard) for shard in range(self.shards)}
+                newest = {shard: max(stamps, key=lambda stamp: stamp.seq) for shard, stamps in recent.items() if stamps}
+                self._loop.run(self.online.advance(newest))
+            except StoreUnavailable as error:
+                # The online store works without Kafka, and so do we; the relay finds out should it be an older copy.
+                _log.error("Kafka does not answer, changes wait in the outbox: %s", error)
         for group in self.registry.deleting():
             _log.warning("completing the deletion of feature group %s", group.name)
             self._finish_delete(group)
@@ -725,9 +1003,25 @@ class _LoopThread:
         self._loop.close()
 
 
+def _age_s(time_us: int | None, now_us: int) -> float | None:
+    return None if time_us is None else max(0, now_us - time_us) / 1_000_000
+
+
+def _kafka_address(settings: Settings) -> KafkaAddress:
+    """Raises: SettingsInvalid."""
+    is_sasl = settings.kafka_security_protocol.startswith("SASL")
+    if is_sasl and not settings.kafka_sasl_user:
+        raise SettingsInvalid.one("FEATURESTORE_KAFKA_SASL_USER", f"a user, for {settings.kafka_security_protocol}")
+    return KafkaAddress(
+        settings.kafka_bootstrap_servers,
+        settings.kafka_topic,
+        settings.kafka_security_protocol,
+        settings.kafka_sasl_mechanism if is_sasl else "",
+        settings.kafka_sasl_user,
+        settings.kafka_sasl_password.get_secret_value(),
+        settings.kafka_ca_file,
+    )
+
+
 def _is_iceberg(group: FeatureGroup) -> bool:
     return group.offline is not None and group.offline.table_format is TableFormat.ICEBERG
-
-
-def _sqlite_path(url: str) -> Path:
-    return Path(url.removeprefix("sqlite:///"))

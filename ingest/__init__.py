@@ -1,1 +1,1 @@
-"""Workers that move data: the offline writer."""
+"""Workers that move data and look after it: relay, offline writer, maintenance."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from tests.kafka_server import KafkaServer, require_kafka
+from tests.redis_server import RedisCluster, RedisServer, require_redis
 from tests.s3_server import S3Server
 
 AWS = {
@@ -44,3 +49,71 @@ def s3_server(clean_environment: None, tmp_path_factory: pytest.TempPathFactory)
 def s3_bucket(s3_server: S3Server) -> str:
     """A new bucket for each test."""
     return s3_server.create_bucket()
+
+
+@pytest.fixture(scope="session")
+def kafka_servers(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Addresses of a Kafka cluster: KAFKA_BOOTSTRAP_SERVERS, or a broker started when the first test wants it. Tests keep to
+    topics of their own.
+    """
+    if "KAFKA_BOOTSTRAP_SERVERS" in os.environ:
+        yield os.environ["KAFKA_BOOTSTRAP_SERVERS"]
+        return
+    require_kafka()
+    server = KafkaServer(tmp_path_factory.mktemp("kafka")).start()
+    yield server.address
+    server.kill()
+
+
+@pytest.fixture
+def kafka_topic() -> str:
+    """A new topic name for each test."""
+    return f"changes-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def kafka_server(clean_environment: None, tmp_path: Path) -> Iterator[KafkaServer]:
+    """A broker of the test's own, to be hurt."""
+    require_kafka()
+    server = KafkaServer(tmp_path / "kafka").start()
+    yield server
+    server.kill()
+
+
+@dataclass(frozen=True)
+class RunningRedis:
+    """A Redis that tests share. `folder` has its files; None if somebody else has started it."""
+
+    url: str
+    folder: Path | None
+
+
+@pytest.fixture(scope="session")
+def redis(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
+    """One server for all tests that keep to a prefix of their own: REDIS_URL, or a child process started when first wanted."""
+    folder = tmp_path_factory.mktemp("redis")
+    if "REDIS_URL" in os.environ:
+        yield RunningRedis(os.environ["REDIS_URL"], None)
+        return
+    require_redis()
+    server = RedisServer(folder)
+    yield RunningRedis(server.url, folder)
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(clean_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
+    """A cluster of three, for the same tests."""
+    require_redis()
+    cluster = RedisCluster(tmp_path_factory.mktemp("redis-cluster"))
+    yield RunningRedis(cluster.url, cluster.folder)
+    cluster.kill()
+
+
+@pytest.fixture
+def redis_server(clean_environment: None, tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of the test's own, to be hurt."""
+    require_redis()
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.kill()

@@ -77,3 +77,43 @@ class Service:
     def __exit__(self, *exc: object) -> None:
         if self._process is not None:
             self.stop()
+
+
+class Worker:
+    """`featurestore worker <name>`: `start`, then `stop` or `kill`, and `start` again."""
+
+    def __init__(self, name: str, home: Path, log: Path, **settings: str) -> None:
+        self.name = name
+        self.log = log
+        self._command = [sys.executable, "-m", "featurestore.cli", "worker", name, "--home", str(home)]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("FEATURESTORE_")}
+        self._environ = clean | {f"FEATURESTORE_{name.upper()}": value for name, value in settings.items()}
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, *, wait: bool = True) -> Worker:
+        """Start it and, unless told not to wait, return when it is ready."""
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, stderr=log, text=True, env=self._environ)
+        if wait:
+            assert self._process.stdout is not None
+            readable, _, _ = select.select([self._process.stdout], [], [], START_S_MAX)
+            line = self._process.stdout.readline() if readable else ""
+            assert line.startswith(f"featurestore worker {self.name} is ready"), self.log.read_text()[-4000:]
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM, then its exit status."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int:
+        """SIGKILL, then its exit status."""
+        return self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        status = self._process.wait(STOP_S_MAX)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process = None
+        return status

@@ -45,3 +45,14 @@ class ChangeSource(Protocol):
 
     def close(self) -> None:
         """Release connections."""
+
+
+class Outbox(ChangeSource, Protocol):
+    """The change log that the online store writes. An entry's offset is its `seq`."""
+
+    def trimmed(self) -> Mapping[int, int]:
+        """Per shard the first offset that was not trimmed: what lies below has reached what comes after the outbox.
+
+        Raises:
+            StoreUnavailable
+        """

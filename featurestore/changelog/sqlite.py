@@ -86,6 +86,7 @@ class OutboxTransaction:
         self._touched: set[int] = set()
         self._entries: list[tuple[int, int, bytes]] = []
         self._appended: list[tuple[int, int, int]] = []
+        self._restarted: set[int] = set()
         self._offline_only: Counter[tuple[int, int]] = Counter()
 
     def require_room(self, changes: int) -> None:
@@ -115,11 +116,25 @@ class OutboxTransaction:
         self._touched.add(shard)
         return first_us
 
+    def advance(self, stamp: Stamp) -> None:
+        """Let later stamps of a shard lie after this one."""
+        state = self._shards[stamp.shard]
+        if stamp.seq > state.seq_last:
+            state.seq_last = stamp.seq
+            state.offset_trimmed = stamp.seq + 1
+            self._restarted.add(stamp.shard)
+        state.api_time_us_last = max(state.api_time_us_last, stamp.api_time_us)
+        self._touched.add(stamp.shard)
+
     def count_offline_only(self, group_id: int, shard: int, rows: int) -> None:
         """Count rows that go to the offline store alone, and not through the log."""
         self._offline_only[group_id, shard] += rows
 
     def close(self) -> None:
+        self._connection.executemany(
+            "UPDATE shard SET offset_trimmed = ? WHERE shard = ?",
+            [(self._shards[shard].offset_trimmed, shard) for shard in sorted(self._restarted)],
+        )
         self._connection.executemany("INSERT INTO outbox VALUES (?, ?, ?)", self._entries)
         self._connection.executemany(_COUNT, self._counts())
         self._connection.executemany(
@@ -151,6 +166,7 @@ class SqliteChangeLog:
     def __init__(self, path: Path, shards: int) -> None:
         self._shards = shards
         self._lock = threading.Lock()
+        self._closed = False
         self._connection = open_database(path)
 
     def shards(self) -> int:
@@ -169,6 +185,10 @@ class SqliteChangeLog:
             ).fetchall()
         return [log_entry(*row) for row in rows]
 
+    def trimmed(self) -> Mapping[int, int]:
+        with self._session("read outbox") as connection:
+            return dict(connection.execute("SELECT shard, offset_trimmed FROM shard").fetchall())
+
     def trim(self, shard: int, offset_next: int) -> None:
         with self._session("trim outbox") as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -181,12 +201,15 @@ class SqliteChangeLog:
 
     def close(self) -> None:
         with self._lock:
+            self._closed = True
             self._connection.close()
 
     @contextmanager
     def _session(self, operation: str) -> Iterator[sqlite3.Connection]:
         """The connection for one operation of one thread; a failed one leaves no transaction open."""
         with self._lock:
+            if self._closed:
+                raise StoreUnavailable(operation, "the change log is closed")
             try:
                 yield self._connection
             except sqlite3.Error as error:

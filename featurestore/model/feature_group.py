@@ -191,6 +191,15 @@ class Throughput:
     write_capacity_units: int | None = None
 
 
+class Durability(StrEnum):
+    """When a write is acknowledged."""
+
+    ONLINE = "online"
+    """When the online store has it, with its entry in the outbox."""
+    LOG = "log"
+    """When Kafka has acknowledged it, too: it survives the loss of the online store."""
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureGroup:
     """A feature group as the registry keeps it.
@@ -222,6 +231,7 @@ class FeatureGroup:
     failure_reason: str | None = None
     update_status: UpdateStatus | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    durability: Durability = Durability.ONLINE
 
     @property
     def schema_version(self) -> int:

@@ -8,6 +8,7 @@ with; null, or a path that leads nowhere, is an absent feature.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from json import JSONDecodeError, JSONDecoder
@@ -35,6 +36,7 @@ class Stream(msgspec.Struct, frozen=True):
     """A topic whose messages become records of a feature group.
 
     Attributes:
+        stream_id: random; tells a stream from a later one of the same name.
         group: name of the feature group.
         dead_letters: topic for messages that can't become records.
         fields: feature to path in the message; empty: the members are the features.
@@ -47,14 +49,20 @@ class Stream(msgspec.Struct, frozen=True):
     topic: str
     group: str
     dead_letters: str
+    stream_id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
     fields: dict[str, str] = {}
     epoch: int = 1
     start_ms: int | None = None
     state: StreamState = StreamState.RUNNING
 
+    @property
+    def consumer_group(self) -> str:
+        """The Kafka consumer group whose committed offsets tell how far the stream has come."""
+        return f"featurestore.{self.name}.{self.stream_id}.{self.epoch}"
+
     def source(self, partition: int) -> str:
         """The name of one partition as a source of changes, see `OnlineStore.apply_from`."""
-        return f"{self.name}/{self.epoch}/{self.topic}/{partition}"
+        return f"{self.stream_id}/{self.epoch}/{partition}"
 
 
 Decoder: TypeAlias = Callable[[bytes], list[FeaturePair]]

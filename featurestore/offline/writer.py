@@ -11,14 +11,21 @@ Per shard there is a chain of steps, each a range of log offsets:
 A writer that dies anywhere is continued by the next one from what it finds; writers that race do the same work twice with
 one result. There is no lease and no coordinator, and the position lives with the table, not with the log's reader.
 
-A log may deliver changes again: those whose `seq` is not above the last one written are passed over. What can't become a row
-(bytes that do not decode, a group that does not exist) goes to a quarantine file of its step, and the chain goes on.
+A log may deliver changes again, and a relay that failed may leave some in it ahead of their turn: a change is taken when its
+`seq` is one above the last one taken, and passed over otherwise (`changelog/relay.py` says why that finds each once). A step
+never ends between a change ahead of its turn and those before it; if these never come, it is an error and nothing behind it is
+written.
+What can't become a row (bytes that do not decode, a group that does not exist) goes to a quarantine file of its step, and the
+chain goes on.
+
+The steps of a shard have offsets of their own, which rise for ever. They are those of the log, until the store is given another
+one: then a step's `log_base` is added to the offsets of its log.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -26,8 +33,15 @@ import msgspec
 import pyarrow as pa
 
 from featurestore.changelog.protocol import ChangeSource
-from featurestore.errors import FeatureGroupNotFound, StoreCorrupt
-from featurestore.model.change import OFFLINE, LogEntry, LoggedChange
+from featurestore.errors import (
+    FeatureGroupNotFound,
+    FeatureStoreError,
+    SettingsInvalid,
+    StoreCorrupt,
+    StoreUnavailable,
+    ValidationFailed,
+)
+from featurestore.model.change import OFFLINE, LogEntry, LoggedChange, Stamp
 from featurestore.model.codec import encode_change
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.offline import layout, schema
@@ -60,6 +74,8 @@ class Intent(msgspec.Struct, frozen=True):
         write_time_us: of the entry at `offset_first`; one microsecond more per offset.
         schema_versions: per group id (as text) the schema version of its files; groups that did not exist are missing.
         erasures: entries of the ledger of erasures that hold for the step.
+        log: what the changes come through: a log's name, or empty for the online store's own outbox.
+        log_base: offsets of the step minus offsets of that log.
     """
 
     shard: int
@@ -71,6 +87,8 @@ class Intent(msgspec.Struct, frozen=True):
     schema_versions: dict[str, int]
     erasures: int
     format: int = FORMAT_VERSION
+    log: str = ""
+    log_base: int = 0
 
 
 class GroupFiles(msgspec.Struct, frozen=True):
@@ -91,6 +109,8 @@ class Done(msgspec.Struct, frozen=True):
         seq_last: of the newest change in the range or before it.
         groups: per group id (as text).
         quarantined: entries that could not become rows.
+        log, log_base: as the intent has them.
+        lost: how many changes the log has lost, in a step that an operator has closed (`OfflineWriter.give_up`); None in others.
     """
 
     shard: int
@@ -101,6 +121,53 @@ class Done(msgspec.Struct, frozen=True):
     groups: dict[str, GroupFiles]
     quarantined: int = 0
     format: int = FORMAT_VERSION
+    log: str = ""
+    log_base: int = 0
+    lost: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Changes that are not in the log any more: those with `seq_first` to `seq_last`, none if the one is greater."""
+
+    seq_first: int
+    seq_last: int
+
+    @property
+    def changes(self) -> int:
+        return self.seq_last - self.seq_first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the offline store has got in one shard of the log.
+
+    Attributes:
+        offset_next: of the log's own offsets.
+        seq_last: of the newest change below it.
+        write_time_us: when that was written; None before the first step.
+    """
+
+    offset_next: int
+    seq_last: int
+    write_time_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LastStep:
+    """The newest closed step of a shard; the one before it is in the manifests of its groups, and so is all below.
+
+    Attributes:
+        offset_first, offset_next, log_base: as in `Done`.
+        seq_before: of the newest change below `offset_first`.
+        seq_last: of the newest change below `offset_next`.
+    """
+
+    offset_first: int = 1
+    offset_next: int = 1
+    seq_before: int = 0
+    seq_last: int = 0
+    log_base: int = 0
 
 
 UNREADABLE: Final = (StoreCorrupt, pa.ArrowException, ValueError, TypeError, ArithmeticError)
@@ -130,12 +197,30 @@ class _Poison:
     body: bytes
 
 
+class _ChangeMissing(StoreUnavailable):
+    """A change is not in the log although later ones are. A relay may still send it."""
+
+    def __init__(self, log: str, shard: int, seq: int) -> None:
+        detail = f"change {seq} is missing although later ones are there"
+        super().__init__(f"read {log}, shard {shard}", detail, hint="see docs/guides/kafka.md")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the next step of a shard begins, see `Intent`."""
+
+    offset_first: int
+    seq_last: int
+    log_base: int
+
+
 class OfflineWriter:
     """Moves changes from a change source into the offline tables. Any number may run at once, anywhere.
 
     Args:
         group_by_id: the registry's `get_by_id`.
         changes_max: log entries of one step.
+        log: name of the log that `source` is; empty for the online store's own outbox.
     """
 
     def __init__(
@@ -145,6 +230,7 @@ class OfflineWriter:
         group_by_id: Callable[[int], FeatureGroup],
         *,
         changes_max: int,
+        log: str = "",
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._source = source
@@ -152,41 +238,192 @@ class OfflineWriter:
         self._objects = offline.objects
         self._group_by_id = group_by_id
         self._changes_max = changes_max
+        self._log = log
         self._clock_us = clock_us
         self._settled: dict[int, int] = {}
 
-    def drain(self) -> Drained:
+    def drain(self, shards: Collection[int] | None = None) -> Drained:
         """Write every change that was acknowledged before this call; returns when they are in the manifests.
 
+        Args:
+            shards: only these; all by default.
+
         Raises:
-            StoreUnavailable, StoreCorrupt: what was finished stays finished; call again.
+            StoreUnavailable, StoreCorrupt: what was finished stays finished; call again. A shard that lacks a change does not
+                hold up the others.
         """
-        changes = files = quarantined = 0
+        drained = Drained()
+        gaps: list[FeatureStoreError] = []
         for shard, end in self._source.ends().items():
-            offset_stuck = 0
-            while True:
-                last = self._settle(shard)
-                offset_first = 1 if last is None else last.offset_next
-                if offset_first >= end:
-                    break
-                if offset_first == offset_stuck:
-                    raise StoreCorrupt(f"change log shard {shard}", f"the change at offset {offset_first} is missing")
-                done = self._step(shard, last)
-                if done is None:
-                    # Another writer trimmed the range; it closed it before, so the next look finds a later position.
-                    offset_stuck = offset_first
-                else:
-                    changes += done.offset_next - done.offset_first
-                    files += sum(len(group.files) for group in done.groups.values())
-                    quarantined += done.quarantined
-        return Drained(changes, files, quarantined)
+            if shards is not None and shard not in shards:
+                continue
+            try:
+                for done in self._drain_shard(shard, end):
+                    drained = Drained(
+                        drained.changes + done.offset_next - done.offset_first,
+                        drained.files + sum(len(group.files) for group in done.groups.values()),
+                        drained.quarantined + done.quarantined,
+                    )
+            except _ChangeMissing as error:
+                gaps.append(error)
+        if gaps:
+            raise gaps[0]
+        return drained
+
+    def _drain_shard(self, shard: int, end: int) -> Iterator[Done]:
+        """The steps of a shard until its position reaches `end` (in the log's own offsets)."""
+        offset_stuck = 0
+        while True:
+            last = self._settle(shard)
+            place = self._place(shard, last)
+            offset = place.offset_first - place.log_base
+            if offset >= end:
+                # Past the end that we were given is where another writer has got to meanwhile, unless the log was cut.
+                if self._log and offset > end and offset > (now := self._source.ends()[shard]):
+                    raise StoreCorrupt(f"{self._log}, shard {shard}", f"it ends at {now}, below {offset}, which was read before")
+                return
+            if place.offset_first == offset_stuck:
+                if self._log:
+                    return  # what is left below the end is no entry, such as a marker of somebody's transaction
+                raise StoreCorrupt(f"change log shard {shard}", f"the change at offset {place.offset_first} is missing")
+            done = self._step(shard, last)
+            if done is None:
+                # Another writer trimmed the range; it closed it before, so the next look finds a later position.
+                offset_stuck = place.offset_first
+            else:
+                yield done
+
+    def finish(self) -> None:
+        """Complete the steps that were begun from this log, before the store is given another one.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt
+        """
+        for shard in range(self._source.shards()):
+            last = self._settle(shard)
+            if last is not None and last.log != self._log:
+                continue
+            data = self._objects.get(layout.intent_key(shard, 1 if last is None else last.offset_next))
+            if data is not None and _decode(data, Intent, "intent").log == self._log:
+                self._step(shard, last)
+
+    def lost(self, shard: int) -> Lost | None:
+        """What keeps a shard from going on: changes that the log has lost behind its position, perhaps none if the log begins
+        anew. None if nothing does.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt
+        """
+        found = self._next_known(shard)
+        return None if found is None else Lost(found[0].seq_last + 1, found[1] - 1)
+
+    def give_up(self, shard: int, lost: Lost) -> bool:
+        """Close a step in which these changes are lost, so that what comes after them is written. False if the position of the
+        shard has changed since `lost` was asked for. Only a person may decide this.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt
+        """
+        last = self._settle(shard)
+        found = self._next_known(shard)
+        if found is None or Lost(found[0].seq_last + 1, found[1] - 1) != lost:
+            return False
+        place, seq, offset = found
+        done = Done(
+            shard,
+            place.offset_first,
+            offset,
+            seq - 1,
+            0 if last is None else last.write_time_us_last,
+            {},
+            log=self._log,
+            log_base=place.log_base,
+            lost=seq - 1 - place.seq_last,
+        )
+        return self._objects.put_if_absent(layout.done_key(shard, place.offset_first), msgspec.json.encode(done))
+
+    def _next_known(self, shard: int) -> tuple[_Place, int, int] | None:
+        """(place, seq, offset) of the next change of a shard that the log has or will have, if those before it are lost or the
+        log ends below the position of the shard; else None.
+        """
+        place = self._place(shard, self._last_done(shard))
+        end = self._source.ends()[shard]
+        is_anew = place.offset_first - place.log_base > end
+        if is_anew:  # its first entry comes one behind the position, since a step has to move on
+            place = _Place(place.offset_first, place.seq_last, place.offset_first)
+        offset = 1 + place.log_base
+        while entries := self._entries(shard, offset, self._changes_max, place.log_base):
+            for entry in entries:
+                stamp = entry.item.stamp
+                if stamp is None or stamp.seq <= place.seq_last or entry.offset < place.offset_first:
+                    continue
+                if not is_anew and (stamp.seq == place.seq_last + 1 or self._comes_later(shard, place, entry.offset)):
+                    return None
+                if entry.offset > place.offset_first:
+                    return place, stamp.seq, entry.offset
+                return _Place(place.offset_first, place.seq_last, place.log_base + 1), stamp.seq, entry.offset + 1
+            offset = entries[-1].offset + 1
+        return (place, place.seq_last + 1, end + place.log_base) if is_anew else None
+
+    def _comes_later(self, shard: int, place: _Place, offset: int) -> bool:
+        """Whether the change that is next stands at or behind an offset."""
+        while entries := self._entries(shard, offset, self._changes_max, place.log_base):
+            if any(entry.item.stamp is not None and entry.item.stamp.seq == place.seq_last + 1 for entry in entries):
+                return True
+            offset = entries[-1].offset + 1
+        return False
+
+    def positions(self) -> dict[int, Position]:
+        """Per shard how far the offline store has got.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt
+        """
+        found = {}
+        for shard in range(self._source.shards()):
+            last = self._last_done(shard)
+            place = self._place(shard, last)
+            write_time_us = None if last is None else last.write_time_us_last
+            found[shard] = Position(place.offset_first - place.log_base, place.seq_last, write_time_us)
+        return found
+
+    def last_steps(self) -> dict[int, LastStep]:
+        """The newest step of each shard.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt
+        """
+        found = {}
+        for shard in range(self._source.shards()):
+            last = self._last_done(shard)
+            if last is None:
+                found[shard] = LastStep()
+                continue
+            place = self._place(shard, last)
+            is_ours = last.log == self._log and last.lost is None
+            data = self._objects.get(layout.intent_key(shard, last.offset_first)) if is_ours else None
+            if data is None:  # of another log, and settled before this one was begun with; or without changes
+                found[shard] = LastStep(last.offset_next, last.offset_next, last.seq_last, last.seq_last, place.log_base)
+            else:
+                before = _decode(data, Intent, "intent").seq_last
+                found[shard] = LastStep(last.offset_first, last.offset_next, before, last.seq_last, place.log_base)
+        return found
+
+    def stamps(self) -> dict[int, Stamp]:
+        """Per shard a stamp that lies at or after all that were ever written offline; shards without any are missing.
+
+        Raises:
+            SettingsInvalid: the changes of the store come through another log than ours.
+        """
+        lasts = {shard: self._last_done(shard) for shard in range(self._source.shards())}
+        for shard, last in lasts.items():
+            self._place(shard, last)
+        return {shard: Stamp(shard, last.seq_last, last.write_time_us_last) for shard, last in lasts.items() if last is not None}
 
     def behind(self) -> int:
         """How many changes wait in the log."""
-        return sum(
-            max(0, end - (last.offset_next if (last := self._last_done(shard)) is not None else 1))
-            for shard, end in self._source.ends().items()
-        )
+        positions = self.positions()
+        return sum(max(0, end - positions[shard].offset_next) for shard, end in self._source.ends().items())
 
     def _settle(self, shard: int) -> Done | None:
         """The newest closed step of a shard, after making sure that it is committed and trimmed.
@@ -199,7 +436,8 @@ class OfflineWriter:
             return last
         for group_id, written in last.groups.items():
             self._offline.manifest(self._group_by_id(int(group_id))).commit(_plan(last, written))
-        self._source.trim(shard, last.offset_next)
+        if last.log == self._log:
+            self._source.trim(shard, last.offset_next - last.log_base)
         self._forget_chain(shard)
         self._settled[shard] = last.offset_next
         return last
@@ -233,6 +471,8 @@ class OfflineWriter:
             intent.write_time_us + intent.offset_next - intent.offset_first - 1,
             groups,
             len(poison),
+            log=intent.log,
+            log_base=intent.log_base,
         )
         self._objects.put_if_absent(layout.done_key(shard, intent.offset_first), msgspec.json.encode(done))
         self._settle(shard)
@@ -240,27 +480,77 @@ class OfflineWriter:
 
     def _intent(self, shard: int, last: Done | None) -> Intent | None:
         """Our intent for the range behind `last`, or the one that somebody made before us."""
-        offset_first, seq_last = (1, 0) if last is None else (last.offset_next, last.seq_last)
-        key = layout.intent_key(shard, offset_first)
+        place = self._place(shard, last)
+        key = layout.intent_key(shard, place.offset_first)
         existing = self._objects.get(key)
         if existing is None:
-            entries = self._source.read(shard, offset_first, self._changes_max)
-            if not entries or _missing(entries, seq_last) is not None:
+            entries = self._whole(shard, place)
+            if not entries:
                 return None
             ours = Intent(
                 shard,
-                offset_first,
+                place.offset_first,
                 entries[-1].offset + 1,
                 len(entries),
-                seq_last,
+                place.seq_last,
                 max(self._clock_us(), 0 if last is None else last.write_time_us_last + 1),
                 self._schema_versions(entries),
                 len(self._offline.ledger.entries()),
+                log=self._log,
+                log_base=place.log_base,
             )
             if self._objects.put_if_absent(key, msgspec.json.encode(ours)):
                 return ours
             existing = self._objects.get(key)
-        return None if existing is None else _decode(existing, Intent, key)
+        if existing is None:
+            return None
+        intent = _decode(existing, Intent, key)
+        if intent.log != self._log:
+            raise self._other_log(shard, intent.log)
+        return intent
+
+    def _place(self, shard: int, last: Done | None) -> _Place:
+        """Where the step behind `last` begins.
+
+        Raises:
+            SettingsInvalid: the shard's changes come through another log than ours.
+        """
+        if last is None:
+            return _Place(1, 0, 0)
+        if last.log == self._log:
+            return _Place(last.offset_next, last.seq_last, last.log_base)
+        if last.log:
+            raise self._other_log(shard, last.log)
+        return _Place(last.offset_next, last.seq_last, last.offset_next - 1)
+
+    def _other_log(self, shard: int, log: str) -> ValidationFailed:
+        theirs = f"those of {log!r}" if log else "none"
+        expected = f"{theirs}, which the changes of shard {shard} come through (see docs/guides/kafka.md)"
+        settings = "FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS and FEATURESTORE_KAFKA_TOPIC"
+        return SettingsInvalid.one(settings, expected, self._log or None)
+
+    def _entries(self, shard: int, offset_first: int, entries_max: int, log_base: int) -> Sequence[LogEntry]:
+        """Entries of the log with the offsets of steps."""
+        entries = self._source.read(shard, offset_first - log_base, entries_max)
+        return [LogEntry(entry.offset + log_base, entry.item) for entry in entries] if log_base else entries
+
+    def _whole(self, shard: int, place: _Place) -> Sequence[LogEntry]:
+        """The next entries, as many as one step takes and more where changes came ahead of their turn; empty if there are none,
+        or if another writer has trimmed them.
+
+        Raises:
+            _ChangeMissing: a change is not there although later ones are.
+        """
+        entries_max = self._changes_max
+        while True:
+            entries = self._entries(shard, place.offset_first, entries_max, place.log_base)
+            count = _whole_count(entries, place.seq_last)
+            if count or not entries or not self._log:
+                return entries[:count]
+            if len(entries) < entries_max:
+                fresh, _ = _fresh(entries, place.seq_last)
+                raise _ChangeMissing(self._log, shard, fresh[-1][0].stamp.seq + 1 if fresh else place.seq_last + 1)
+            entries_max *= 2
 
     def _schema_versions(self, entries: Sequence[LogEntry]) -> dict[str, int]:
         group_ids = {
@@ -279,11 +569,13 @@ class OfflineWriter:
         return versions
 
     def _read(self, intent: Intent) -> Sequence[LogEntry] | None:
-        entries = self._source.read(intent.shard, intent.offset_first, intent.entries)
-        if len(entries) == intent.entries and entries[-1].offset < intent.offset_next:
-            missing = _missing(entries, intent.seq_last)
-            if missing is None:
-                return entries
+        entries = self._entries(intent.shard, intent.offset_first, intent.entries, intent.log_base)
+        if (
+            len(entries) == intent.entries
+            and entries[-1].offset < intent.offset_next
+            and _whole_count(entries, intent.seq_last) == len(entries)
+        ):
+            return entries
         last = self._last_done(intent.shard)
         if last is not None and last.offset_next >= intent.offset_next:
             return None
@@ -362,7 +654,7 @@ def _fresh(entries: Sequence[LogEntry], seq_last: int) -> tuple[list[tuple[Logge
     for entry in entries:
         stamp = entry.item.stamp
         if stamp is not None:
-            if stamp.seq <= seq_last:
+            if stamp.seq != seq_last + 1:
                 continue
             seq_last = stamp.seq
         if isinstance(entry.item, LoggedChange):
@@ -373,21 +665,22 @@ def _fresh(entries: Sequence[LogEntry], seq_last: int) -> tuple[list[tuple[Logge
     return fresh, poison
 
 
-def _missing(entries: Sequence[LogEntry], seq_last: int) -> int | None:
-    """The `seq` of the first change that is missing, None if none is.
+def _whole_count(entries: Sequence[LogEntry], seq_last: int) -> int:
+    """How many of the entries can be taken without leaving out a change: up to where every change that was passed over because
+    it came ahead of its turn has been taken as well.
 
-    An entry that is no change may stand for any: it says nothing of its own `seq`, so what follows it is taken as it is.
+    An entry without a stamp is nobody's change and stands for none.
     """
-    known = True
-    for entry in entries:
+    whole, seq_ahead = 0, 0
+    for position, entry in enumerate(entries, 1):
         stamp = entry.item.stamp
-        if stamp is None:
-            known = False
-        elif stamp.seq > seq_last:
-            if known and stamp.seq != seq_last + 1:
-                return seq_last + 1
-            seq_last, known = stamp.seq, True
-    return None
+        if stamp is not None:
+            if stamp.seq == seq_last + 1:
+                seq_last = stamp.seq
+            seq_ahead = max(seq_ahead, stamp.seq)
+        if seq_ahead <= seq_last:
+            whole = position
+    return whole
 
 
 def _is_erased(item: LoggedChange, until_us: int | None) -> bool:

@@ -10,10 +10,13 @@ from typing import Final, Protocol, TypeAlias
 
 import pyarrow as pa
 
-from featurestore.model.change import Applied, Change, LogEntry, LoggedChange
+from featurestore.model.change import Applied, Change, LogEntry, LoggedChange, Stamp
 
 APPLY_CHANGES_MAX: Final = 1024
 """Changes of one `apply` call; bounds the time that one commit takes."""
+
+SOURCE_BYTES_MAX: Final = 512
+"""Longest name of a source of `apply_from`."""
 
 RecordKey: TypeAlias = tuple[int, str]
 """(group_id, record_id)."""
@@ -124,6 +127,21 @@ class OnlineStore(Protocol):
             OutboxFull: none was written; the offline writer is behind.
         """
 
+    async def apply_from(self, source: str, changes: Sequence[tuple[int, Change]]) -> Sequence[Applied | None]:
+        """As `apply`, for changes that come from an ordered source, each with its offset there, in rising order.
+
+        Per shard the greatest offset that was applied is kept, in the same atomic step. What is not above it was applied before,
+        is left alone and answered with None: so a source may deliver again whatever it likes, however late, and each change takes
+        effect once. Calls of one source must not overlap.
+
+        Args:
+            source: at most SOURCE_BYTES_MAX bytes as UTF-8.
+
+        Raises:
+            StoreUnavailable: some may be written; repeating is safe.
+            OutboxFull: as StoreUnavailable.
+        """
+
     async def get(self, keys: Sequence[RecordKey]) -> Sequence[StoredRecord | None]:
         """The live records of `keys`, in that order; None for those absent, deleted or expired at this moment.
 
@@ -152,6 +170,14 @@ class OnlineStore(Protocol):
 
         Raises:
             StoreUnavailable: some may be loaded; repeating is safe.
+        """
+
+    async def advance(self, stamps: Mapping[int, Stamp]) -> None:
+        """Make sure that what is stamped from now on lies after these stamps of their shards, as they were given before: by a
+        store that has been replaced by an older copy or an empty one since. Idempotent.
+
+        Raises:
+            StoreUnavailable
         """
 
     async def drop_group(self, group_id: int) -> None:

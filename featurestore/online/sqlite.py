@@ -39,6 +39,7 @@ from featurestore.model.change import (
     wins,
 )
 from featurestore.model.codec import encode_change
+from featurestore.online.delivery import Waiting, deliver
 from featurestore.online.protocol import (
     APPLY_CHANGES_MAX,
     STATES,
@@ -82,6 +83,8 @@ _DDL: Final = (
     "removed INTEGER NOT NULL, PRIMARY KEY (erasure_id, shard)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS erased (group_id INTEGER NOT NULL, subject BLOB NOT NULL, until_us INTEGER NOT NULL, "
     "PRIMARY KEY (group_id, subject)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS mark (source TEXT NOT NULL, shard INTEGER NOT NULL, offset INTEGER NOT NULL, "
+    "PRIMARY KEY (source, shard)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS salt (id INTEGER PRIMARY KEY CHECK (id = 1), salt BLOB NOT NULL)",
     "INSERT OR IGNORE INTO salt VALUES (1, randomblob(32))",
 )
@@ -133,19 +136,13 @@ _Work: TypeAlias = Callable[[sqlite3.Connection, OutboxTransaction], Any]
 _LoneWork: TypeAlias = Callable[[sqlite3.Connection], Any]
 
 
-@dataclass(slots=True)
-class _Job:
-    """Work for the writing thread: `run` within a transaction, or `run_alone` outside; its result to the future on the loop
-    that waits.
-    """
+@dataclass(slots=True, kw_only=True)
+class _Job(Waiting):
+    """Work for the writing thread: `run` within a transaction, or `run_alone` outside."""
 
     run: _Work | None
     run_alone: _LoneWork | None
     weight: int
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-    result: Any = None
-    error: BaseException | None = None
 
 
 class SqliteOnlineStore:
@@ -191,6 +188,31 @@ class SqliteOnlineStore:
             return [_apply_one(connection, outbox, *item) for item in prepared]
 
         result: list[Applied] = await self._submit(run, len(changes))
+        return result
+
+    async def apply_from(self, source: str, changes: Sequence[tuple[int, Change]]) -> Sequence[Applied | None]:
+        if len(changes) > APPLY_CHANGES_MAX:
+            raise ValueError(f"at most {APPLY_CHANGES_MAX} changes per call, got {len(changes)}")
+        prepared = [
+            (offset, change, shard_of(change.record_id, self._shards), encode_change(change)) for offset, change in changes
+        ]
+
+        def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> list[Applied | None]:
+            marks = dict(connection.execute("SELECT shard, offset FROM mark WHERE source = ?", (source,)).fetchall())
+            outbox.require_room(sum(offset > marks.get(shard, -1) for offset, _, shard, _ in prepared))
+            answers: list[Applied | None] = []
+            for offset, change, shard, body in prepared:
+                if offset <= marks.get(shard, -1):
+                    answers.append(None)
+                    continue
+                answers.append(_apply_one(connection, outbox, change, shard, body))
+                marks[shard] = offset
+            connection.executemany(
+                "INSERT OR REPLACE INTO mark VALUES (?, ?, ?)", [(source, shard, offset) for shard, offset in marks.items()]
+            )
+            return answers
+
+        result: list[Applied | None] = await self._submit(run, len(changes))
         return result
 
     async def get(self, keys: Sequence[RecordKey]) -> Sequence[StoredRecord | None]:
@@ -251,6 +273,13 @@ class SqliteOnlineStore:
 
             loaded += await self._submit(run, len(page))
         return loaded
+
+    async def advance(self, stamps: Mapping[int, Stamp]) -> None:
+        def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> None:
+            for stamp in stamps.values():
+                outbox.advance(stamp)
+
+        await self._submit(run, 1)
 
     async def drop_group(self, group_id: int) -> None:
         def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> int:
@@ -337,7 +366,7 @@ class SqliteOnlineStore:
 
     def _enqueue(self, run: _Work | None, run_alone: _LoneWork | None, weight: int) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        job = _Job(run, run_alone, weight, loop, loop.create_future())
+        job = _Job(run=run, run_alone=run_alone, weight=weight, loop=loop, future=loop.create_future())
         with self._lock:
             if self._closed:
                 raise StoreUnavailable("write online store", "the store is closed")
@@ -377,7 +406,7 @@ class SqliteOnlineStore:
                 if item.run_alone is not None:
                     self._run_alone(item)
             if batch:
-                _deliver(batch)
+                deliver(batch)
 
     def _commit(self, batch: Sequence[_Job]) -> None:
         """Run a batch as one transaction. A job's own refusal (made before it wrote) fails it alone, anything else all."""
@@ -515,28 +544,6 @@ def _is_busy(connection: sqlite3.Connection, statement: str) -> bool:
     finally:
         connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
     return row is not None and row[0] != 0  # what a checkpoint answers begins with whether it was kept from finishing
-
-
-def _deliver(batch: Sequence[_Job]) -> None:
-    """Wake the waiting callers, one wake-up per event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
-    for job in batch:
-        by_loop.setdefault(job.loop, []).append(job)
-    for loop, jobs in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, jobs)
-        except RuntimeError:
-            _log.warning("%d writes were committed after their callers' event loop had closed", len(jobs))
-
-
-def _resolve(jobs: Sequence[_Job]) -> None:
-    for job in jobs:
-        if job.future.cancelled():
-            continue
-        if job.error is not None:
-            job.future.set_exception(job.error)
-        else:
-            job.future.set_result(job.result)
 
 
 def _create_tables(connection: sqlite3.Connection, shards: int) -> bytes:

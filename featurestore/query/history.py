@@ -19,12 +19,21 @@ def history_sql(sight: Sight) -> str:
 
 def latest_sql(sight: Sight) -> str:
     """The record of each identifier that the online store would answer now, or would have answered at `written_by_us` from
-    what was written by then: the newest, in the order of `model.change`, of what came after the last hard delete, unless it
-    is a delete marker or has expired.
+    what was written by then: the newest, unless it is a delete marker or has expired.
     """
-    key, event, arrival = identifier(sight.group.record_identifier), schema.EVENT_TIME, sight.arrival
     columns = [identifier(name) for name in (*sight.group.feature_names, *PUBLIC_SYSTEM_COLUMNS)]
     moment = "now()" if sight.written_by_us is None else instant(sight.written_by_us)
+    return (
+        f"SELECT {', '.join(columns)} FROM ({newest_sql(sight)}) WHERE NOT coalesce({schema.IS_DELETED}, false) "
+        f"AND ({schema.EXPIRES_AT} IS NULL OR {schema.EXPIRES_AT} > {moment})"
+    )
+
+
+def newest_sql(sight: Sight) -> str:
+    """The newest row of each identifier, in the order of `model.change`, of what came after its last hard delete; with all
+    columns of a data file. Identifiers of which nothing came since are missing.
+    """
+    key, event, arrival = identifier(sight.group.record_identifier), schema.EVENT_TIME, sight.arrival
     counting = sight.rows()
     if sight.hard_deletes:
         counting = (
@@ -32,9 +41,6 @@ def latest_sql(sight: Sight) -> str:
             f"FROM {counting}) WHERE _grave IS NULL OR {arrival} > _grave"
         )
     return (
-        f"SELECT {', '.join(columns)} FROM ("
-        f"SELECT *, row_number() OVER (PARTITION BY {key} "
-        f"ORDER BY {event} DESC, coalesce({schema.IS_DELETED}, false), {arrival} DESC) AS _rank FROM {counting}) "
-        f"WHERE _rank = 1 AND NOT coalesce({schema.IS_DELETED}, false) "
-        f"AND ({schema.EXPIRES_AT} IS NULL OR {schema.EXPIRES_AT} > {moment})"
+        f"SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY {key} "
+        f"ORDER BY {event} DESC, coalesce({schema.IS_DELETED}, false), {arrival} DESC) AS _rank FROM {counting}) WHERE _rank = 1"
     )

@@ -259,7 +259,7 @@ def test_feature_metadata(registry: Registry) -> None:
 
 
 def test_streams(registry: Registry, opener: Opener) -> None:
-    clicks = Stream("clicks", "web.clicks", "weather", "web.clicks.dead", {"id": "user.id", "t": "at"}, start_ms=5)
+    clicks = Stream("clicks", "web.clicks", "weather", "web.clicks.dead", fields={"id": "user.id", "t": "at"}, start_ms=5)
     registry.add_stream(clicks)
     registry.add_stream(replace_stream(clicks, name="a"))
     with pytest.raises(StreamInUse, match="'clicks' exists already"):

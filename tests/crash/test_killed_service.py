@@ -22,10 +22,12 @@ from urllib.parse import quote
 
 import pandas as pd
 import pyarrow.parquet as pq
+import pytest
 
-import featurestore
 from featurestore.model.event_time import format_iso, parse_iso
+from featurestore.settings import Settings
 from featurestore.store import FeatureStore
+from tests.redis_server import RedisServer
 from tests.service import Service
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "8"))
@@ -104,14 +106,22 @@ class Client(threading.Thread):
             self._ledger.book(token, answer.status)
 
 
-def test_no_acknowledged_write_is_lost_or_doubled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["sqlite", "redis"])
+def test_no_acknowledged_write_is_lost_or_doubled(request: pytest.FixtureRequest, tmp_path: Path, backend: str) -> None:
+    """With Redis its server is killed, too, in every other round and before the service is."""
     home, schedule = tmp_path / "home", random.Random(SEED)
-    with featurestore.open(home) as store:
+    redis: RedisServer | None = request.getfixturevalue("redis_server") if backend == "redis" else None
+    online = {} if redis is None else {"online_url": redis.url}
+
+    def opened() -> FeatureStore:
+        return FeatureStore(Settings.load({}, home=home, **online))
+
+    with opened() as store:
         store.create_feature_group(
             GROUP, record_identifier="id", event_time="at", features={"id": "String", "at": "String", "token": "String"}
         )
     ledger = Ledger()
-    service = Service(home, tmp_path / "service.log", flush_s="0.05", flush_changes_max="200")
+    service = Service(home, tmp_path / "service.log", flush_s="0.05", flush_changes_max="200", **online)
     for number in range(ROUNDS):
         service.start()
         clients = [
@@ -121,15 +131,20 @@ def test_no_acknowledged_write_is_lost_or_doubled(tmp_path: Path) -> None:
         for client in clients:
             client.start()
         clients[0].stop.wait(schedule.uniform(0.05, 0.8))  # the moment of the kill is part of the schedule
+        if redis is not None and number % 2:
+            redis.kill()
         service.kill()
         for client in clients:
             client.join(30)
             assert not client.is_alive()
+        if redis is not None and number % 2:
+            redis.start()
     service.start()  # completes what died
     assert service.stop() == 0
     assert len(ledger.acknowledged) > 20 * ROUNDS, "too few writes to prove anything"
-    with featurestore.open(home) as store:
+    with opened() as store:
         check(store, ledger)
+        assert store.audit(GROUP, progress=False).differences == ()
 
 
 def check(store: FeatureStore, ledger: Ledger) -> None:

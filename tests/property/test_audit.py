@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import featurestore
 from featurestore.errors import ValidationFailed
 from featurestore.model.feature_group import TargetStore, TtlDuration, TtlUnit
+from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 
 KEYS = {"String": ["a", "b", "ü"], "Integral": [1, -2, 3], "Fractional": [0.0, -0.0, 2.5]}
@@ -82,9 +82,11 @@ def events(stores: list[frozenset[TargetStore]]) -> st.SearchStrategy[Event]:
     )
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureStore]:
-    with featurestore.open(tmp_path_factory.mktemp("home")) as store:
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureStore]:
+    home = tmp_path_factory.mktemp("home")
+    url = None if request.param == "sqlite" else f"{request.getfixturevalue('redis').url}?prefix={home.parent.name}-{home.name}"
+    with FeatureStore(Settings.load({}, home=home, online_url=url)) as store:
         yield store
 
 
@@ -158,4 +160,8 @@ def test_a_sound_store_has_no_difference(
     if all(event.stores == BOTH for event in history if isinstance(event, Put | Delete | Ingest)):
         assert sum(shard.explained for shard in after.shards) == 0
         assert sum(shard.offline_only for shard in after.shards) == 0
+        store._loop.run(store.online.drop_group(store.feature_group(name).group_id))
+        store.rebuild_online(name, progress=False)
+        assert store.audit(name, progress=False).differences == ()
+        assert store.rebuild_online(name, progress=False).changed == 0
     store.delete_feature_group(name)

@@ -5,16 +5,30 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
+from featurestore.changelog.protocol import ChangeSource
+from featurestore.changelog.redis import RedisChangeLog
 from featurestore.changelog.sqlite import SqliteChangeLog
+from featurestore.keyspace.address import parse_redis_url
+from featurestore.keyspace.opening import open_keyspace
 from featurestore.model.change import OFFLINE, ONLINE, Change, LoggedChange, Op, Outcome, Stamp, shard_of
-from featurestore.online.protocol import Erased
+from featurestore.online.protocol import Erased, OnlineStore, RecordState
+from featurestore.online.redis import RedisOnlineStore
 from featurestore.online.sqlite import SqliteOnlineStore
 
 SHARDS = 2
@@ -35,9 +49,21 @@ class Held:
 
 
 class OnlineStoreMachine(RuleBasedStateMachine):
+    """The machine without a store: a subclass opens one of its own for each run."""
+
+    def begin(self) -> None:
+        """Before a run: nothing is stored."""
+        raise NotImplementedError
+
+    def open_stores(self) -> tuple[OnlineStore, ChangeSource]:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """After a run."""
+
     @initialize()
     def open(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
+        self.begin()
         self.now_us = 1_000
         self.loop = asyncio.new_event_loop()
         self.held: dict[str, Held] = {}
@@ -54,9 +80,7 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         if hasattr(self, "store"):
             self.store.close()
             self.log.close()
-        path = self.folder / "online.db"
-        self.store = SqliteOnlineStore(path, SHARDS, outbox_changes_max=10_000, clock_us=lambda: self.now_us)
-        self.log = SqliteChangeLog(path, SHARDS)
+        self.store, self.log = self.open_stores()
 
     @rule(step_us=st.integers(-3, 10))
     def move_clock(self, step_us: int) -> None:
@@ -155,6 +179,13 @@ class OnlineStoreMachine(RuleBasedStateMachine):
             expired = held is not None and held.expires_at_us is not None and held.expires_at_us <= self.now_us
             expected = held.values if held is not None and held.live and not expired else None
             assert (None if record is None else record.values) == expected
+        with self.store.snapshot(1) as snapshot:
+            states = {row["record_id"]: row for batch in snapshot.states() for row in batch.to_pylist()}
+            assert snapshot.records() == len(states)
+        assert states.keys() == self.held.keys() | self.graves.keys()
+        for key, row in states.items():
+            assert (row["state"] == RecordState.GRAVE) == (key not in self.held)
+            assert row["grave_us"] == self.graves.get(key, 0)
         for shard, values in self.logged.items():
             assert [entry.item.change.values for entry in self.log.read(shard, 1, 10_000)] == values
 
@@ -162,9 +193,39 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         if hasattr(self, "store"):
             self.store.close()
             self.log.close()
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
             self.loop.close()
-            shutil.rmtree(self.folder)
+            self.end()
 
 
-OnlineStoreMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestOnlineStore = OnlineStoreMachine.TestCase
+class SqliteMachine(OnlineStoreMachine):
+    def begin(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+
+    def open_stores(self) -> tuple[OnlineStore, ChangeSource]:
+        path = self.folder / "online.db"
+        store = SqliteOnlineStore(path, SHARDS, outbox_changes_max=10_000, clock_us=lambda: self.now_us)
+        return store, SqliteChangeLog(path, SHARDS)
+
+    def end(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+class RedisMachine(OnlineStoreMachine):
+    url = ""
+
+    def begin(self) -> None:
+        self.keyspace = open_keyspace(parse_redis_url(f"{self.url}?prefix={uuid.uuid4().hex}"), SHARDS)
+
+    def open_stores(self) -> tuple[OnlineStore, ChangeSource]:
+        store = RedisOnlineStore(self.keyspace, outbox_changes_max=10_000, clock_us=lambda: self.now_us)
+        return store, RedisChangeLog(self.keyspace)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis", "redis-cluster"])
+def test_a_store_is_what_a_dictionary_would_be(request: pytest.FixtureRequest, kind: str) -> None:
+    machine = SqliteMachine
+    if kind != "sqlite":
+        url = request.getfixturevalue(kind.replace("-", "_")).url
+        machine = type("Machine", (RedisMachine,), {"url": url})
+    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import featurestore
 from featurestore.errors import ValidationFailed
 from featurestore.model.feature_group import TtlDuration, TtlUnit
+from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 
 KEYS = ["a", "b", "c"]
@@ -52,9 +52,11 @@ EVENTS = st.one_of(
 )
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureStore]:
-    with featurestore.open(tmp_path_factory.mktemp("home")) as store:
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureStore]:
+    home = tmp_path_factory.mktemp("home")
+    url = None if request.param == "sqlite" else f"{request.getfixturevalue('redis').url}?prefix={home.parent.name}-{home.name}"
+    with FeatureStore(Settings.load({}, home=home, online_url=url)) as store:
         yield store
 
 

@@ -37,7 +37,7 @@ def test_an_unknown_name_refuses_and_suggests() -> None:
         ("FLUSH_S", "0"),
         ("SHARDS", "0"),
         ("ACCOUNT_ID", "12"),
-        ("ONLINE_URL", "redis://localhost"),
+        ("ONLINE_URL", "memcached://localhost"),
         ("OFFLINE_URL", "/just/a/path"),
         ("REGISTRY_URL", "mysql://x"),
         ("INSECURE", "maybe"),
@@ -46,6 +46,12 @@ def test_an_unknown_name_refuses_and_suggests() -> None:
 def test_a_wrong_value_names_its_setting(name: str, value: str) -> None:
     with pytest.raises(SettingsInvalid, match=f"{PREFIX}{name}"):
         Settings.load({f"{PREFIX}{name}": value})
+
+
+def test_a_wrong_url_is_not_repeated_since_it_may_hold_a_password() -> None:
+    with pytest.raises(SettingsInvalid, match="FEATURESTORE_ONLINE_URL: expected .* starting with sqlite: or redis:") as caught:
+        Settings.load({"FEATURESTORE_ONLINE_URL": "resid://:hush@localhost"})
+    assert "hush" not in str(caught.value)
 
 
 def test_settings_are_immutable() -> None:
@@ -60,3 +66,17 @@ def test_every_setting_is_documented(name: str) -> None:
     description = Settings.model_fields[name].description
     assert description
     assert description in text.replace("\n", " ")
+
+
+def test_the_password_of_kafka_is_never_shown() -> None:
+    settings = Settings.load(
+        {
+            "FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS": "broker:9093",
+            "FEATURESTORE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+            "FEATURESTORE_KAFKA_SASL_USER": "store",
+            "FEATURESTORE_KAFKA_SASL_PASSWORD": "secret-word",
+        }
+    )
+    assert settings.kafka_sasl_password.get_secret_value() == "secret-word"
+    assert "secret-word" not in repr(settings)
+    assert "secret-word" not in settings.model_dump_json()

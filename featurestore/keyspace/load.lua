@@ -1,0 +1,67 @@
+-- Take in changes that are stamped already, where they are greater in the order of changes. No outbox entry.
+-- KEYS: meta, tally, snapshots, erased, then the record of each change.
+-- ARGV: base of the shard's keys, then per change its head (layout.LOADED_HEAD) and its values.
+-- Answers {changes that became or changed the state, faults as position and reason in turn}.
+local meta, tally, snapshots, erased = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local NO_TIME = struct.pack('>I4I4', 2147483648, 0)
+local lease = redis.call('HGET', meta, 'lease')
+redis.call('HLEN', tally)
+redis.call('HLEN', snapshots)
+local has_erased = redis.call('HLEN', erased) > 0
+local open = open_snapshots(lease, snapshots, ARGV[1])
+local loaded, faults, new = 0, {}, {}
+
+-- The bytes of a record after a hard delete of that API time.
+local function buried(key, record, api_us, online_only)
+  local grave = struct.pack('>I8', api_us)
+  if not record.exists or record.api_us <= api_us then
+    return record_bytes(GRAVE, online_only, NO_TIME, api_us, nil, grave, '')
+  end
+  local raw = redis.call('GET', key)
+  local flags, at, expiry = string.byte(raw, 2), 19, nil
+  if math.floor(flags / HAS_EXPIRY) % 2 == 1 then
+    expiry = string.sub(raw, at, at + 7)
+    at = at + 8
+  end
+  if record.grave then at = at + 8 end
+  local was_online_only = math.floor(flags / ONLINE_ONLY) % 2 == 1
+  return record_bytes(record.state, was_online_only, string.sub(raw, 3, 10), record.api_us, expiry, grave, string.sub(raw, at))
+end
+
+for i = 1, #KEYS - 4 do
+  local key, head, values = KEYS[4 + i], ARGV[2 * i], ARGV[1 + 2 * i]
+  local flags, high, low, api_us, group = struct.unpack('>BI4I4I8I8', head)
+  local state = flags % 4
+  local online_only = math.floor(flags / ONLINE_ONLY) % 2 == 1
+  group = text(group)
+  local erased_us = has_erased and redis.call('HGET', erased, string.sub(head, 34))
+  if not erased_us or api_us > tonumber(erased_us) then
+    local record, fault = look(key)
+    local bytes
+    if fault then
+      table.insert(faults, i)
+      table.insert(faults, fault)
+    elseif record.grave and api_us <= struct.unpack('>I8', record.grave) then
+      bytes = nil
+    elseif state == GRAVE then
+      bytes = buried(key, record, api_us, online_only)
+    else
+      local is_newer = not record.exists or record.state == GRAVE or high > record.high
+      if not is_newer and high == record.high and low >= record.low then
+        is_newer = low > record.low or state > record.state or state == record.state and api_us > record.api_us
+      end
+      if is_newer then
+        local expiry = math.floor(flags / HAS_EXPIRY) % 2 == 1 and string.sub(head, 26, 33) or nil
+        bytes = record_bytes(state, online_only, string.sub(head, 2, 9), api_us, expiry, record.grave, values)
+      end
+    end
+    if bytes then
+      keep(open, group, key)
+      redis.call('SET', key, bytes)
+      if not record.exists then new[group] = (new[group] or 0) + 1 end
+      loaded = loaded + 1
+    end
+  end
+end
+for group, by in pairs(new) do redis.call('HINCRBY', tally, group .. ':records', by) end
+return {loaded, faults}

@@ -1,0 +1,171 @@
+"""Rebuild: the online store anew from the offline table and the change log.
+
+    log       what the table has not got yet, change by change: the outbox, then the log
+    graves    per record the last hard delete in the table
+    newest    per record the newest row that came after it: a put or a soft delete
+
+All of it goes through `OnlineStore.load`, which keeps whatever is newer: writers may go on, and repeating does no harm. What
+the table does not hold can't come back: changes for the online store only, unless they are still in the log, and the exact
+text of numbers (`1.50` returns as `1.5`). Rows of writes to the offline store only can't be told from others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from featurestore.batch_ingest import Run
+from featurestore.changelog.protocol import ChangeSource
+from featurestore.engine import Engine, failed, identifier
+from featurestore.errors import FileVanished
+from featurestore.model.change import OFFLINE, ONLINE, Change, LogEntry, LoggedChange, Op, PoisonChange, Stamp, shard_of
+from featurestore.model.codec import encode_values
+from featurestore.model.columns import checked_columns
+from featurestore.model.feature_group import FeatureGroup
+from featurestore.model.value import key_of
+from featurestore.offline import schema
+from featurestore.offline.manifest import Version
+from featurestore.offline.table import OfflineStore
+from featurestore.online.protocol import OnlineStore
+from featurestore.progress import Progress, silent
+from featurestore.query.history import newest_sql
+from featurestore.query.replan import replanned
+from featurestore.query.sight import Sight, files_in_sight, sight_of
+
+RECORDS_HELD: Final = 65_536
+ENTRIES_HELD: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild did.
+
+    Attributes:
+        version: of the offline table that was read.
+        records: identifiers whose newest row was loaded, soft deleted ones included.
+        hard_deletes: identifiers that were ever hard deleted.
+        changed: of these and of what was on its way to the table, how many changed the online store.
+    """
+
+    version: int
+    records: int
+    hard_deletes: int
+    changed: int
+
+
+class Rebuilder:
+    """Rebuilds one online store from one offline store and the log between them."""
+
+    def __init__(
+        self, online: OnlineStore, offline: OfflineStore, changes: ChangeSource, engine: Engine, shards: int, run: Run
+    ) -> None:
+        self._online = online
+        self._offline = offline
+        self._changes = changes
+        self._engine = engine
+        self._shards = shards
+        self._run = run
+
+    def rebuild(self, group: FeatureGroup, *, progress: Progress = silent) -> Rebuilt:
+        """Load all that is known of a group with both stores.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt, QueryFailed: what was loaded stays; call again.
+        """
+        return replanned(lambda: self._rebuild(group, progress))
+
+    def _rebuild(self, group: FeatureGroup, progress: Progress) -> Rebuilt:
+        manifest = self._offline.manifest(group)
+        # Changes go from the outbox to the log to the table: looked for in this order, none is missed on its way.
+        changed = self._replay(group, manifest.current())
+        version = manifest.current()
+        # Rows of other tools are history only: they do not go online when they are adopted either.
+        entries = [entry for entry in files_in_sight(version, None) if not entry.foreign_rows]
+        sight = sight_of(group, version, entries, self._offline.paths(group, entries), None)
+        hard_deletes = records = 0
+        if sight.hard_deletes:
+            for page in self._pages(sight, _graves_sql(sight)):
+                graves = self._graves(group, page)
+                hard_deletes += len(graves)
+                changed += self._run(self._online.load(graves))
+        total = sum(entry.rows for entry in entries)
+        progress("records loaded", 0, total)
+        for page in self._pages(sight, newest_sql(sight)):
+            newest = self._newest(group, page)
+            records += len(newest)
+            changed += self._run(self._online.load(newest))
+            progress("records loaded", records, total)
+        progress("records loaded", total, total)
+        return Rebuilt(version.version, records, hard_deletes, changed)
+
+    def _pages(self, sight: Sight, statement: str) -> Iterator[pa.Table]:
+        session = self._engine.session()
+        try:
+            for batch in session.sql(statement).to_arrow_reader(RECORDS_HELD):
+                if batch.num_rows:
+                    yield pa.Table.from_batches([batch])
+        except duckdb.Error as error:
+            if not all(map(os.path.exists, sight.paths)):
+                raise FileVanished("rebuild") from error
+            raise failed(error) from error
+        finally:
+            session.close()
+
+    def _newest(self, group: FeatureGroup, page: pa.Table) -> list[LoggedChange]:
+        """Rows of the table as changes, with the texts that PutRecord would have been sent."""
+        batch = checked_columns(group, page.select(list(group.feature_names)))
+        is_deleted = page[schema.IS_DELETED].to_pylist()
+        api_times_us, expiries_us = (_us(page, name) for name in (schema.API_TIME, schema.EXPIRES_AT))
+        found = []
+        for row, (record_id, event_time_us) in enumerate(zip(batch.record_ids, batch.event_times_us.tolist(), strict=True)):
+            op = Op.SOFT_DELETE if is_deleted[row] else Op.PUT
+            values = encode_values(group.schema_version, [column[row] for column in batch.texts])
+            change = Change(
+                group.group_id, group.schema_version, record_id, event_time_us, op, ONLINE | OFFLINE, expiries_us[row], values
+            )
+            found.append(LoggedChange(change, Stamp(shard_of(record_id, self._shards), 0, api_times_us[row])))
+        return found
+
+    def _graves(self, group: FeatureGroup, page: pa.Table) -> list[LoggedChange]:
+        found = []
+        identifiers = page[group.record_identifier].to_pylist()
+        for record, api_time_us in zip(identifiers, _us(page, schema.API_TIME), strict=True):
+            key = key_of(record)
+            change = Change(group.group_id, group.schema_version, key, 0, Op.HARD_DELETE, ONLINE | OFFLINE, None, b"")
+            found.append(LoggedChange(change, Stamp(shard_of(key, self._shards), 0, api_time_us)))
+        return found
+
+    def _replay(self, group: FeatureGroup, version: Version) -> int:
+        """Load what is on its way to the table beyond one of its versions; returns how many changes made a difference."""
+        changed = 0
+        with self._online.snapshot(group.group_id) as snapshot:
+            outbox = snapshot.waiting()
+            while entries := list(islice(outbox, ENTRIES_HELD)):
+                changed += self._load(group, entries)
+        for shard, end in self._changes.ends().items():
+            offset = version.offset_next(shard)
+            while offset < end and (entries := list(self._changes.read(shard, offset, ENTRIES_HELD))):
+                offset = entries[-1].offset + 1
+                changed += self._load(group, entries)
+        return changed
+
+    def _load(self, group: FeatureGroup, entries: Sequence[LogEntry]) -> int:
+        items = [entry.item for entry in entries if not isinstance(entry.item, PoisonChange)]
+        ours = [item for item in items if item.change.group_id == group.group_id and item.change.targets & ONLINE]
+        return self._run(self._online.load(ours)) if ours else 0
+
+
+def _graves_sql(sight: Sight) -> str:
+    key = identifier(sight.group.record_identifier)
+    return f"SELECT {key}, max({schema.API_TIME}) AS {schema.API_TIME} FROM {sight.rows(schema.HARD_DELETED)} GROUP BY {key}"
+
+
+def _us(table: pa.Table, name: str) -> list[Any]:
+    times_us: list[Any] = table[name].cast(schema.INSTANT).cast(pa.int64()).to_pylist()
+    return times_us

@@ -1,0 +1,168 @@
+"""Every online store with its change source there is, for suites that run over all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import uuid
+from collections.abc import Coroutine, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import redis
+
+from featurestore.changelog.protocol import ChangeSource
+from featurestore.changelog.redis import RedisChangeLog
+from featurestore.changelog.sqlite import SqliteChangeLog
+from featurestore.keyspace.address import parse_redis_url
+from featurestore.keyspace.opening import open_keyspace
+from featurestore.model.change import OFFLINE, ONLINE, Applied, Change, LoggedChange, Op, shard_of
+from featurestore.online.protocol import OnlineStore, Tally
+from featurestore.online.redis import RedisOnlineStore
+from featurestore.online.sqlite import SqliteOnlineStore
+
+SHARDS = 3
+OUTBOX_MAX = 5000
+"""Changes that may wait in the outbox of a single shard, if the others are empty."""
+BOTH = ONLINE | OFFLINE
+BACKENDS = ["sqlite", "redis", "redis-cluster"]
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now_us = 1_000_000
+
+    def __call__(self) -> int:
+        return self.now_us
+
+
+class Running(Protocol):
+    """A deployment of Redis."""
+
+    url: str
+    folder: Path | None
+
+
+class Backend:
+    """One online store with its change source, and a loop to run it on."""
+
+    files: Path | None
+    """The folder below which the store keeps its bytes; None where tests can't look."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._loop = asyncio.new_event_loop()
+        self._opened: list[OnlineStore] = []
+        self.store = self.open()
+        self.log = self.open_log()
+
+    def open(self) -> OnlineStore:
+        """Another handle on the same store, as another process would have. `close` closes it, too."""
+        self._opened.append(self.make_store())
+        return self._opened[-1]
+
+    def make_store(self) -> OnlineStore:
+        raise NotImplementedError
+
+    def open_log(self) -> ChangeSource:
+        raise NotImplementedError
+
+    def spoil_last(self, shard: int) -> None:
+        """Make the bytes of a shard's newest outbox entry undecodable."""
+        raise NotImplementedError
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._loop.run_until_complete(coroutine)
+
+    def apply(self, *changes: Change) -> Sequence[Applied]:
+        return self.run(self.store.apply(changes))
+
+    def read(self, record_id: str, group_id: int = 1) -> bytes | None:
+        (found,) = self.run(self.store.get([(group_id, record_id)]))
+        return None if found is None else found.values
+
+    def logged(self, record_id: str) -> list[LoggedChange]:
+        return self.changes(shard_of(record_id, SHARDS), 1, 10_000)
+
+    def changes(self, shard: int, offset_first: int, entries_max: int) -> list[LoggedChange]:
+        return [entry.item for entry in self.log.read(shard, offset_first, entries_max) if isinstance(entry.item, LoggedChange)]
+
+    def states(self, group_id: int = 1) -> dict[str, dict[str, Any]]:
+        """The snapshot's rows by record."""
+        with self.store.snapshot(group_id) as snapshot:
+            rows = [row for batch in snapshot.states() for row in batch.to_pylist()]
+            assert snapshot.records() == len(rows)
+        return {row.pop("record_id"): row for row in rows}
+
+    def tally(self, record_id: str, group_id: int = 1) -> Tally:
+        """Of the record's shard."""
+        with self.store.snapshot(group_id) as snapshot:
+            return snapshot.tallies().get(shard_of(record_id, SHARDS), Tally())
+
+    def close(self) -> None:
+        for store in self._opened:
+            store.close()
+        self.log.close()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+class SqliteBackend(Backend):
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self.files = folder
+        self._path = folder / "online.db"
+        super().__init__(clock)
+
+    def make_store(self) -> OnlineStore:
+        return SqliteOnlineStore(self._path, SHARDS, outbox_changes_max=OUTBOX_MAX, clock_us=self.clock)
+
+    def open_log(self) -> ChangeSource:
+        return SqliteChangeLog(self._path, SHARDS)
+
+    def spoil_last(self, shard: int) -> None:
+        with closing(sqlite3.connect(self._path)) as database, database:
+            database.execute("UPDATE outbox SET body = x'00' WHERE position = (SELECT max(position) FROM outbox)")
+
+
+class RedisBackend(Backend):
+    """A store of its own, by a prefix, in a deployment that tests share."""
+
+    def __init__(self, running: Running, clock: Clock) -> None:
+        self.files = running.folder
+        self.prefix = uuid.uuid4().hex[:8]
+        self.url = f"{running.url}{'&' if '?' in running.url else '?'}prefix={self.prefix}"
+        self.keyspace = open_keyspace(parse_redis_url(self.url), SHARDS)
+        super().__init__(clock)
+
+    def make_store(self) -> OnlineStore:
+        return RedisOnlineStore(self.keyspace, outbox_changes_max=OUTBOX_MAX * SHARDS, clock_us=self.clock)
+
+    def open_log(self) -> ChangeSource:
+        return RedisChangeLog(self.keyspace)
+
+    def spoil_last(self, shard: int) -> None:
+        outbox = self.keyspace.keys[shard].outbox
+        link = self.keyspace.link()
+        with closing(link):
+            (host, port) = link.owners()[shard]
+            with closing(redis.Redis(host, port)) as client:
+                entries = client.xrange(outbox)
+                client.delete(outbox)
+                for position, (entry_id, fields) in enumerate(entries, 1):
+                    client.xadd(outbox, fields if position < len(entries) else {**fields, b"b": b"\0"}, entry_id)
+
+
+def make_backend(name: str, request: pytest.FixtureRequest, folder: Path, clock: Clock) -> Backend:
+    """The backend of one of BACKENDS; its servers are session fixtures, which skip the test where there are none."""
+    if name == "sqlite":
+        return SqliteBackend(folder, clock)
+    return RedisBackend(request.getfixturevalue(name.replace("-", "_")), clock)
+
+
+def put(record_id: str, event_time_us: int, values: bytes = b"v", **members: Any) -> Change:
+    fields = {"op": Op.PUT, "targets": BOTH, "expires_at_us": None, "write_id": None, "group_id": 1} | members
+    return Change(schema_version=1, record_id=record_id, event_time_us=event_time_us, values=values, **fields)
