@@ -103,6 +103,8 @@ def serve(
         workers: list[_Worker] = (
             [] if writer is None else [writer, MaintenanceWorker(store, maintenance_s=settings.maintenance_s)]
         )
+        if writer is not None and settings.kafka_bootstrap_servers:
+            workers.append(RelayWorker(store))
         for worker in workers:
             worker.start()
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -131,13 +133,7 @@ def serve(
 @worker_app.command("relay")
 def worker_relay(home: Home = None) -> None:
     """Move changes from the outbox to Kafka, for this process's share of the shards."""
-
-    def make(store: FeatureStore) -> _Worker:
-        if store.relay is None:
-            raise ValidationFailed.one("FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS", "the brokers to relay to")
-        return RelayWorker(store, store.relay)
-
-    _work(home, "relay", make)
+    _work(home, "relay", RelayWorker)
 
 
 @worker_app.command("offline")

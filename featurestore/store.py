@@ -132,6 +132,7 @@ class FeatureStore:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        kafka = _kafka_address(settings) if settings.kafka_bootstrap_servers else None
         registry = SqlRegistry(settings.registry_location, WantedIdentity(settings.account_id, settings.region, settings.shards))
         self.registry: Registry = registry
         self.leases = SqlLeases(registry)
@@ -157,8 +158,8 @@ class FeatureStore:
         self.relay: Relay | None = None
         """From the outbox to Kafka, if there is one. Of one thread at a time: `flush` uses it too."""
         log_beyond_table = None
-        if settings.kafka_bootstrap_servers:
-            self._log = self._open_log()
+        if kafka is not None:
+            self._log = self._open_log(kafka)
             log_beyond_table = LogBeyondTable(self._log, self._writer)
         temp_root = settings.home.absolute() / "tmp"
         self._engine = Engine(
@@ -905,13 +906,22 @@ class FeatureStore:
 
     # Inner parts
 
+    def open_relay(self) -> Relay:
+        """A relay of its own, for a worker; who opens it closes it.
+
+        Raises:
+            SettingsInvalid: there is no Kafka in the settings.
+        """
+        address = self.require_kafka()
+        assert self._log is not None, "there is Kafka in the settings"
+        return Relay(self._changes, self._log, KafkaPythonProducer(address), self.leases, self.owner)
+
     async def _acknowledged(self, stamps: Sequence[Stamp]) -> None:
         assert self._acknowledgements is not None, "asked for with Kafka only"
         await self._acknowledgements.wait(stamps, self.settings.kafka_ack_s)
 
-    def _open_log(self) -> KafkaChangeLog:
+    def _open_log(self, address: KafkaAddress) -> KafkaChangeLog:
         """The Kafka log, with a relay that fills it and the writer that reads it."""
-        address = _kafka_address(self.settings)
         log = KafkaChangeLog(address, self.shards)
         self.relay = Relay(self._changes, log, KafkaPythonProducer(address), self.leases, f"{self.owner}-flush")
         self._writer.finish()  # what was begun from the outbox alone, before the relay takes entries away

@@ -7,13 +7,13 @@ import threading
 import time
 from typing import Final
 
-from featurestore.changelog.relay import LEASE_KIND, LEASE_S, RENEW_S, Relay
+from featurestore.changelog.relay import LEASE_KIND, LEASE_S, RENEW_S
 from featurestore.errors import FeatureStoreError
 from featurestore.store import FeatureStore
 
 _log: Final = logging.getLogger(__name__)
 
-IDLE_S: Final = 0.05
+IDLE_S: Final = 0.01
 """Pause when the outbox held nothing."""
 RETRY_S_MAX: Final = 5.0
 """Longest pause between attempts while Kafka does not answer."""
@@ -25,9 +25,13 @@ class RelayWorker:
     A failure is logged and tried again: nothing is lost meanwhile, the outbox keeps what waits.
     """
 
-    def __init__(self, store: FeatureStore, relay: Relay) -> None:
+    def __init__(self, store: FeatureStore) -> None:
+        """
+        Raises:
+            SettingsInvalid: there is no Kafka in the settings.
+        """
         self._store = store
-        self._relay = relay
+        self._relay = store.open_relay()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="relay", daemon=True)
 
@@ -56,6 +60,7 @@ class RelayWorker:
                     _log.info("relaying again")
                 failures = 0
                 pause_s = 0.0 if moved else IDLE_S
+        self._relay.close()
         try:
             self._store.leases.release(LEASE_KIND, self._store.owner)
         except FeatureStoreError as error:

@@ -347,7 +347,7 @@ def test_flush_leaves_the_work_to_the_relay_that_is_at_it(open_store: Open) -> N
     store, other = open_store(), open_store()
     create(store)
     assert other.relay is not None
-    worker = RelayWorker(other, other.relay)
+    worker = RelayWorker(other)
     worker.start()
     try:
         wait_until(lambda: held_by(store, other) == set(range(SHARDS)), "the worker holds every shard")
