@@ -16,6 +16,7 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,6 +51,8 @@ RETRY_S_MAX: Final = 60
 
 CREDENTIALS_S: Final = 60
 """After how long the chain is asked again: it renews temporary credentials minutes before they expire, and caches them."""
+RACERS: Final = 8
+"""Concurrent puts that a service must keep apart at start."""
 CHUNK_BYTES: Final = 1 << 20
 LIST_KEYS: Final = 1000
 
@@ -254,7 +257,9 @@ class S3ObjectStore:
             raise StoreUnavailable(operation, f"{written} of {size} bytes arrived", hint=self._hint)
 
     def _probe(self) -> None:
-        """Put one object twice. A service that takes the second one would lose acknowledged writes."""
+        """Put one object twice, and another one several times at once. A service that takes more than one of them would lose
+        acknowledged writes.
+        """
         operation = "open offline store"
         lacking = f"{self._endpoint} lacks put-if-absent (PUT with If-None-Match: *), which keeps concurrent writers apart"
         key = f"{TEMPORARY}/probe-{uuid.uuid4().hex}"
@@ -271,6 +276,16 @@ class S3ObjectStore:
                 raise StoreUnavailable(operation, f"{self._endpoint} lacks metadata of objects (x-amz-meta-)", hint=self._hint)
         finally:
             with suppress(self._errors.BaseError):  # what stays under _tmp is no data
+                self._store.delete(key)
+        key = f"{TEMPORARY}/race-{uuid.uuid4().hex}"
+        try:
+            with ThreadPoolExecutor(RACERS) as racers:
+                made_by = list(racers.map(lambda number: self._create(key, b"%d" % number, operation), range(RACERS)))
+            if sum(made_by) != 1:
+                detail = f"{self._endpoint} took {sum(made_by)} of {RACERS} concurrent puts of one object with If-None-Match: *"
+                raise StoreUnavailable(operation, f"{detail}; it must refuse all but one", hint=self._hint)
+        finally:
+            with suppress(self._errors.BaseError):
                 self._store.delete(key)
 
     def _refuse_missing_bucket(self, operation: str, error: FileNotFoundError) -> None:

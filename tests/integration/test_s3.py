@@ -159,6 +159,20 @@ def test_a_service_that_does_not_know_the_condition_is_refused(s3_server: S3Serv
         opened(proxy.url, s3_bucket, tmp_path)
 
 
+def test_a_service_that_takes_concurrent_puts_is_refused(s3_server: S3Server, s3_bucket: str, tmp_path: Path) -> None:
+    """One that looks whether the object is there and then writes it, with nothing to keep others out in between."""
+
+    def look_early(request: Request) -> None:
+        if "/race-" in request.path:
+            request.headers.pop("if-none-match", None)
+
+    with (
+        S3Proxy(s3_server.port, before=look_early) as proxy,
+        pytest.raises(StoreUnavailable, match="took 8 of 8"),
+    ):
+        opened(proxy.url, s3_bucket, tmp_path)
+
+
 def test_a_service_that_forgets_metadata_is_refused(s3_server: S3Server, s3_bucket: str, tmp_path: Path) -> None:
     def strip(request: Request) -> None:
         for name in [name for name in request.headers if name.startswith("x-amz-meta-")]:
