@@ -8,7 +8,7 @@ COPY ingest ingest
 RUN python -m venv /opt/featurestore \
     && sed '/--hash/d; s/ \\$//' requirements.lock > versions.txt \
     && /opt/featurestore/bin/pip install --no-cache-dir --constraint versions.txt setuptools \
-    && /opt/featurestore/bin/pip install --no-cache-dir --constraint versions.txt --no-build-isolation ".[postgres]"
+    && /opt/featurestore/bin/pip install --no-cache-dir --constraint versions.txt --no-build-isolation ".[postgres,s3,iceberg,kafka]"
 
 FROM python:3.13-slim
 COPY --from=build /opt/featurestore /opt/featurestore

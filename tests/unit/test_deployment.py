@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import typer
 import yaml
 
+from featurestore.cli import app
 from featurestore.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -19,13 +21,35 @@ def test_compose_names_what_it_uses() -> None:
     for service in COMPOSE["services"].values():
         assert service.get("depends_on", {}).keys() <= COMPOSE["services"].keys()
         for name, needed in service.get("depends_on", {}).items():
-            assert needed["condition"] == "service_healthy"
-            assert "healthcheck" in COMPOSE["services"][name]
+            if needed["condition"] == "service_healthy":
+                assert "test" in COMPOSE["services"][name]["healthcheck"]
+            else:
+                assert needed["condition"] == "service_completed_successfully"
+                assert COMPOSE["services"][name]["restart"] == "no"
 
 
 def test_compose_sets_only_known_settings() -> None:
-    given = COMPOSE["services"]["api"]["environment"]
-    Settings.load({name: value for name, value in given.items() if name.startswith(PREFIX)})
+    ours = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
+    assert len(ours) >= 5
+    for service in ours.values():
+        settings = {name: value for name, value in service["environment"].items() if name.startswith(PREFIX)}
+        assert Settings.load(settings).online_url == "redis://redis:6379/0"
+
+
+def test_compose_runs_commands_that_there_are() -> None:
+    command = typer.main.get_command(app)
+    seen = set()
+    for service in COMPOSE["services"].values():
+        if "build" not in service:
+            continue
+        found = command
+        names = [word for word in service["command"] if not word.startswith("-") and word.isalpha()]
+        for name in names:
+            found = found.commands[name]
+        options = {option for parameter in found.params for option in parameter.opts}
+        assert {word for word in service["command"] if word.startswith("--")} <= options
+        seen.add(" ".join(names))
+    assert seen == {"serve", "worker relay", "worker offline", "worker maintenance", "worker stream"}
 
 
 def test_ports_are_published_on_loopback_only() -> None:
@@ -37,7 +61,7 @@ def test_images_are_pinned() -> None:
     images = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
     images += re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert images
-    assert all(re.search(r":[0-9][\w.-]*$", image) for image in images)
+    assert all(re.search(r":(RELEASE\.)?[0-9][\w.-]*$", image) for image in images)
 
 
 def test_the_image_runs_without_rights_and_copies_what_exists() -> None:
