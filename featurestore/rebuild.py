@@ -12,13 +12,18 @@ text of numbers (`1.50` returns as `1.5`). Rows of writes to the offline store o
 from __future__ import annotations
 
 import os
+import random
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from featurestore.batch_ingest import Run
 from featurestore.changelog.protocol import ChangeSource
@@ -30,7 +35,8 @@ from featurestore.model.columns import checked_columns
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.model.value import key_of
 from featurestore.offline import schema
-from featurestore.offline.manifest import Version
+from featurestore.offline.manifest import FileEntry, Version
+from featurestore.offline.subjects import typed_key
 from featurestore.offline.table import OfflineStore
 from featurestore.online.protocol import OnlineStore
 from featurestore.progress import Progress, silent
@@ -38,6 +44,9 @@ from featurestore.query.history import newest_sql
 from featurestore.query.replan import replanned
 from featurestore.query.sight import Sight, files_in_sight, sight_of
 
+SAMPLE_RECORDS: Final = 500
+"""Records that one check looks at."""
+LEAST_US: Final = -(1 << 62)
 RECORDS_HELD: Final = 65_536
 ENTRIES_HELD: Final = 10_000
 
@@ -57,6 +66,14 @@ class Rebuilt:
     records: int
     hard_deletes: int
     changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Converged:
+    """What a check of some records found: how many were looked at, and how many loads changed the online store."""
+
+    checked: int
+    repaired: int
 
 
 class Rebuilder:
@@ -104,9 +121,72 @@ class Rebuilder:
         progress("records loaded", total, total)
         return Rebuilt(version.version, records, hard_deletes, changed)
 
-    def _pages(self, sight: Sight, statement: str) -> Iterator[pa.Table]:
+    def converge(self, group: FeatureGroup, *, records_max: int = SAMPLE_RECORDS) -> Converged:
+        """Look whether some records, drawn at random, are online as they should be; load those that are missing or stale.
+
+        Shards in which there are writes to the offline store only are left alone, since these can't be told from others. What the
+        online store has and the offline one lacks is not looked for: that takes an audit.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt, QueryFailed: call again.
+        """
+        return replanned(lambda: self._converge(group, records_max))
+
+    def _converge(self, group: FeatureGroup, records_max: int) -> Converged:
+        version = self._offline.manifest(group).current()
+        entries = [entry for entry in files_in_sight(version, None) if not entry.foreign_rows]
+        with self._online.snapshot(group.group_id) as snapshot:
+            mixed = {shard for shard, tally in snapshot.tallies().items() if tally.offline_only}
+        if not entries or len(mixed) == self._shards:
+            return Converged(0, 0)
+        sight = sight_of(group, version, entries, self._offline.paths(group, entries), None)
+        drawn = [
+            item
+            for item in self._newest(group, self._draw(sight, entries, records_max))
+            if item.stamp.shard not in mixed and item.change.event_time_us >= (version.retained_from_us or LEAST_US)
+        ]
+        keys = [(group.group_id, item.change.record_id) for item in drawn]
+        found = self._run(self._online.get(keys)) if keys else []
+        now_us = time.time_ns() // 1000
+        suspects = [
+            item.change.record_id
+            for item, record in zip(drawn, found, strict=True)
+            if (
+                item.change.op is Op.PUT and (item.change.expires_at_us is None or item.change.expires_at_us > now_us)
+                if record is None
+                else record.event_time_us < item.change.event_time_us
+            )
+        ]
+        repaired = 0
+        if suspects:  # most are deleted since
+            key = identifier(group.record_identifier)
+            members = f"{key} IN (SELECT key FROM suspects)"
+            named = pa.table({"key": pa.array([typed_key(group, record_id) for record_id in suspects])})
+            if sight.hard_deletes:
+                for page in self._pages(sight, _graves_sql(sight, members), suspects=named):
+                    repaired += self._run(self._online.load(self._graves(group, page)))
+            for page in self._pages(sight, newest_sql(sight, members), suspects=named):
+                repaired += self._run(self._online.load(self._newest(group, page)))
+        return Converged(len(drawn), repaired)
+
+    def _draw(self, sight: Sight, entries: Sequence[FileEntry], records_max: int) -> pa.Table:
+        """The newest rows of some records in a part of one file, drawn at random by its rows."""
+        (path,) = random.choices(sight.paths, [entry.rows for entry in entries])  # noqa: S311 (no secret)
+        path_sight = replace(sight, paths=[path])
+        with _reading(path) as file:
+            number = random.randrange(file.num_row_groups)  # noqa: S311
+            names = pc.unique(file.read_row_group(number, columns=[sight.group.record_identifier])[0]).to_pylist()
+        chosen = random.sample(names, min(records_max, len(names)))
+        named = pa.table({"key": pa.array(chosen)})
+        members = f"{identifier(sight.group.record_identifier)} IN (SELECT key FROM suspects)"
+        pages = list(self._pages(path_sight, newest_sql(path_sight, members), suspects=named))
+        return pa.concat_tables(pages) if pages else schema.table_schema(sight.group.features).empty_table()
+
+    def _pages(self, sight: Sight, statement: str, *, suspects: pa.Table | None = None) -> Iterator[pa.Table]:
         session = self._engine.session()
         try:
+            if suspects is not None:
+                session.register("suspects", suspects)
             for batch in session.sql(statement).to_arrow_reader(RECORDS_HELD):
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch])
@@ -161,9 +241,18 @@ class Rebuilder:
         return self._run(self._online.load(ours)) if ours else 0
 
 
-def _graves_sql(sight: Sight) -> str:
-    key = identifier(sight.group.record_identifier)
-    return f"SELECT {key}, max({schema.API_TIME}) AS {schema.API_TIME} FROM {sight.rows(schema.HARD_DELETED)} GROUP BY {key}"
+def _graves_sql(sight: Sight, *conditions: str) -> str:
+    key, rows = identifier(sight.group.record_identifier), sight.rows(schema.HARD_DELETED, *conditions)
+    return f"SELECT {key}, max({schema.API_TIME}) AS {schema.API_TIME} FROM {rows} GROUP BY {key}"
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise FileVanished("converge") from error
 
 
 def _us(table: pa.Table, name: str) -> list[Any]:

@@ -64,7 +64,7 @@ from featurestore.progress import bar
 from featurestore.query.reader import OfflineReader, make_cut, past_us
 from featurestore.query.sandbox import Sandbox, SandboxLimits
 from featurestore.query.training_set import TrainingSet
-from featurestore.rebuild import Rebuilder, Rebuilt
+from featurestore.rebuild import Converged, Rebuilder, Rebuilt
 from featurestore.records import GetRequest, GroupCache, Records
 from featurestore.registry.leases import SqlLeases
 from featurestore.registry.protocol import GroupQuery, Registry, WantedIdentity
@@ -87,6 +87,7 @@ class Maintained:
     compacted: Compacted
     published: Published | None
     cleaned: Cleaned
+    converged: Converged
 
     @property
     def changed(self) -> bool:
@@ -99,6 +100,7 @@ class Maintained:
             or (self.published is not None and (self.published.added or self.published.removed))
             or self.cleaned.trashed
             or self.cleaned.deleted
+            or self.converged.repaired
         )
 
 
@@ -537,7 +539,8 @@ class FeatureStore:
 
     def maintain(self, name: str) -> Maintained:
         """What the service does for a group every minute: adopt files of other tools, end history that is past its retention,
-        merge files that are worth it, publish the Iceberg table of a group that has one, delete what nobody needs.
+        merge files that are worth it, publish the Iceberg table of a group that has one, delete what nobody needs, and compare
+        some records with the online store.
 
         Raises:
             FeatureGroupNotFound
@@ -551,7 +554,8 @@ class FeatureStore:
             self._cleaner.retain(group),
             self._compactor.compact(group),
             self._iceberg.publish(group) if _is_iceberg(group) else None,
-            self._cleaner.clean(group),  # last, since a published table that lags would miss what is deleted
+            self._cleaner.clean(group),  # after publishing, since a published table that lags would miss what is deleted
+            self.converge(name),
         )
 
     def compact(self, name: str, *, full: bool = True, progress: bool | None = None) -> Compacted:
@@ -806,6 +810,17 @@ class FeatureStore:
         return self._loop.run(self._streaming.write(stream, partition, messages))
 
     # The way to the offline store
+
+    def converge(self, name: str) -> Converged:
+        """Look whether some records of a group, drawn at random, are online as the offline store says; load those that are not.
+
+        Raises:
+            FeatureGroupNotFound
+            ValidationFailed: the group has no offline store.
+            StoreUnavailable, StoreCorrupt, QueryFailed
+        """
+        group = self._offline_group(name)
+        return Converged(0, 0) if group.online is None else self._rebuilder.converge(group)
 
     def flush(self) -> Drained:
         """Write every change acknowledged so far to the offline store; when this returns, queries see them.

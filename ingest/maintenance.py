@@ -80,6 +80,15 @@ class MaintenanceWorker:
                 expected = isinstance(error, FeatureStoreError)
                 _log.error("maintenance of feature group %s failed: %s", name, error, exc_info=None if expected else error)
             else:
+                if report.converged.repaired:
+                    _log.warning(
+                        "feature group %s: %d of %d records drawn at random were missing or stale online and are repaired; "
+                        "run `featurestore audit %s`",
+                        name,
+                        report.converged.repaired,
+                        report.converged.checked,
+                        name,
+                    )
                 if report.changed:
                     _log.info("maintenance of feature group %s: %s", name, report)
         return errors

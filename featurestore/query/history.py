@@ -29,12 +29,15 @@ def latest_sql(sight: Sight) -> str:
     )
 
 
-def newest_sql(sight: Sight) -> str:
+def newest_sql(sight: Sight, *conditions: str) -> str:
     """The newest row of each identifier, in the order of `model.change`, of what came after its last hard delete; with all
     columns of a data file. Identifiers of which nothing came since are missing.
+
+    Args:
+        conditions: SQL that rows must meet to count at all; of identifiers only.
     """
     key, event, arrival = identifier(sight.group.record_identifier), schema.EVENT_TIME, sight.arrival
-    counting = sight.rows()
+    counting = sight.rows(*conditions)
     if sight.hard_deletes:
         counting = (
             f"(SELECT *, max(CASE WHEN {schema.HARD_DELETED} THEN {arrival} END) OVER (PARTITION BY {key}) AS _grave "

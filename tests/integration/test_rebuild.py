@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 import featurestore
 from featurestore.errors import ValidationFailed
 from featurestore.model.event_time import format_iso
+from featurestore.model.feature_group import TargetStore
 from featurestore.store import FeatureStore
 
 START_US = 1_700_000_000_000_000
@@ -106,3 +109,31 @@ def test_only_groups_with_both_stores(tmp_path: Path) -> None:
             store.rebuild_online("on")
         with pytest.raises(ValidationFailed, match="online store"):
             store.rebuild_online("off")
+
+
+def test_some_records_are_compared_and_repaired(tmp_path: Path) -> None:
+    with featurestore.open(tmp_path) as store:
+        fill(store)
+        store.flush()
+        assert store.converge(NAME).repaired == 0
+        before = numbers(store)
+        with closing(sqlite3.connect(tmp_path / "online.db", timeout=30)) as database, database:
+            database.execute("DELETE FROM record WHERE record_id IN ('p1', 'p2', 'p4', 'p6')")
+            database.execute("UPDATE record SET event_time_us = event_time_us - 5 WHERE record_id = 'p3'")
+        repaired = sum(store.converge(NAME).repaired for _ in range(60))
+        assert repaired >= 3
+        assert numbers(store) == before, "what is deleted does not come back"
+        assert store.converge(NAME).repaired == 0
+        assert store.maintain(NAME).converged.repaired == 0
+
+
+def test_writes_to_the_offline_store_only_do_not_come_online(tmp_path: Path) -> None:
+    with featurestore.open(tmp_path) as store:
+        features = {"id": "String", "t": "String", "n": "Integral"}
+        store.create_feature_group(NAME, record_identifier="id", event_time="t", features=features)
+        for identifier in PEOPLE:
+            record = {"id": identifier, "t": at(0), "n": 1}
+            store.put_record(NAME, record, targets=frozenset([TargetStore.OFFLINE]))
+        store.flush()
+        assert {store.converge(NAME).repaired for _ in range(5)} == {0}
+        assert numbers(store) == [None] * 40

@@ -154,6 +154,8 @@ def test_a_sound_store_has_no_difference(
     store.flush()
     after = store.audit(name, progress=False)
     assert after.differences == ()
+    assert store.converge(name).repaired == 0
+    assert store.audit(name, progress=False).differences == ()
     assert sum(shard.waiting for shard in after.shards) == 0
     assert [shard.acknowledged for shard in after.shards] == [shard.acknowledged for shard in before.shards]
     assert sum(shard.offline_rows for shard in after.shards) == store.sql(f'SELECT count(*) AS n FROM "{name}"')["n"][0].as_py()
