@@ -1,4 +1,5 @@
-"""Relays, offline writers, the service and the broker are killed, paused and restarted at random moments while clients write.
+"""Relays, offline writers, the service, the broker and Redis are killed, paused and restarted at random moments while clients
+write.
 
 At the end every acknowledged change is in the offline store exactly once, and the audit finds nothing.
 
@@ -19,6 +20,7 @@ from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from tests.crash.test_killed_service import CLIENTS, GROUP, START_US, Client, Ledger, check
 from tests.kafka_server import KafkaServer
+from tests.redis_server import RedisServer
 from tests.service import Service, Worker
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "8"))
@@ -27,11 +29,12 @@ SHARDS = 3
 
 
 class World:
-    """A service without workers, two relays and two offline writers, and their broker."""
+    """A service without workers, two relays and two offline writers, their broker, and perhaps their Redis."""
 
-    def __init__(self, folder: Path, broker: KafkaServer, schedule: random.Random) -> None:
+    def __init__(self, folder: Path, broker: KafkaServer, redis: RedisServer | None, schedule: random.Random) -> None:
         self.schedule = schedule
         self.broker = broker
+        self.redis = redis
         self.ledger = Ledger()
         self.home = folder / "home"
         self.settings = {
@@ -41,6 +44,8 @@ class World:
             "flush_s": "0.1",
             "flush_changes_max": "200",
         }
+        if redis is not None:
+            self.settings["online_url"] = redis.url
         self.service = Service(self.home, folder / "service.log", "--no-workers", **self.settings)
         self.workers = [
             Worker(name, self.home, folder / f"{name}-{number}.log", **self.settings)
@@ -109,6 +114,18 @@ class World:
         self.kill_worker()
         self.broker.go_on()
 
+    def kill_redis(self) -> None:
+        assert self.redis is not None
+        self.redis.kill()
+        self.wait(0, 0.5)
+        self.redis.start()
+
+    def pause_redis(self) -> None:
+        assert self.redis is not None
+        self.redis.freeze()
+        self.wait(0.1, 1.5)
+        self.redis.thaw()
+
     def kill_service(self) -> None:
         self.service.kill()
         self.stop_clients()
@@ -117,8 +134,12 @@ class World:
 
 
 @pytest.mark.slow
-def test_every_acknowledged_change_is_written_once(tmp_path: Path, kafka_server: KafkaServer) -> None:
-    world = World(tmp_path, kafka_server, random.Random(SEED))
+@pytest.mark.parametrize("backend", ["sqlite", "redis"])
+def test_every_acknowledged_change_is_written_once(
+    request: pytest.FixtureRequest, tmp_path: Path, kafka_server: KafkaServer, backend: str
+) -> None:
+    redis = request.getfixturevalue("redis_server") if backend == "redis" else None
+    world = World(tmp_path, kafka_server, redis, random.Random(SEED))
     with world.open() as store:
         store.create_feature_group(
             GROUP, record_identifier="id", event_time="at", features={"id": "String", "at": "String", "token": "String"}
@@ -137,6 +158,8 @@ def test_every_acknowledged_change_is_written_once(tmp_path: Path, kafka_server:
         world.kill_paused_relay,
         world.kill_service,
     ]
+    if redis is not None:
+        mishaps += [world.kill_redis, world.pause_redis]
     for _ in range(-(-ROUNDS // len(mishaps))):
         world.schedule.shuffle(mishaps)
         for mishap in mishaps[:ROUNDS]:
