@@ -36,9 +36,8 @@ from featurestore.offline.inventory import State
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from ingest.maintenance import MaintenanceWorker
-from ingest.offline_writer import OfflineWriterWorker
+from ingest.offline_writer import OfflineWriterWorker, SharedOfflineWriter
 from ingest.relay import RelayWorker
-from ingest.shared_writer import SharedOfflineWriter
 from ingest.streams import StreamWorker
 from ingest.user_topic import UserTopic
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from dataclasses import dataclass
 from typing import Final
 
 from featurestore.errors import FeatureStoreError
 from featurestore.store import FeatureStore
+from ingest.background import Background, Retry
 
 _log: Final = logging.getLogger(__name__)
 
@@ -30,38 +30,24 @@ class MaintenanceStatus:
     errors: dict[str, str]
 
 
-class MaintenanceWorker:
+class MaintenanceWorker(Background):
     """Runs `store.maintain` for every group every `maintenance_s` seconds, in a thread of its own.
 
     A failure is logged, kept and tried again in the next round; it never holds up the other groups.
     """
 
     def __init__(self, store: FeatureStore, *, maintenance_s: float) -> None:
+        retry = Retry("maintenance can't begin", maintenance_s, PAUSE_SHARE * maintenance_s)
+        super().__init__("maintenance", self._maintain, retry, pause_s=maintenance_s)
         self._store = store
         self._maintenance_s = maintenance_s
-        self._stop = threading.Event()
-        self._status = MaintenanceStatus(None, {})
-        self._thread = threading.Thread(target=self._work, name="maintenance", daemon=True)
+        self.status = MaintenanceStatus(None, {})
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Finish with the group under way, then return."""
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def status(self) -> MaintenanceStatus:
-        return self._status
-
-    def _work(self) -> None:
-        pause_s = self._maintenance_s
-        while not self._stop.wait(pause_s):
-            started_s = time.monotonic()
-            errors = self._round()
-            pause_s = max(self._maintenance_s, PAUSE_SHARE * (time.monotonic() - started_s))
-            self._status = MaintenanceStatus(time.time(), errors)
+    def _maintain(self) -> float:
+        started_s = time.monotonic()
+        errors = self._round()
+        self.status = MaintenanceStatus(time.time(), errors)
+        return max(self._maintenance_s, PAUSE_SHARE * (time.monotonic() - started_s))
 
     def _round(self) -> dict[str, str]:
         errors: dict[str, str] = {}
@@ -71,7 +57,7 @@ class MaintenanceWorker:
             _log.error("maintenance can't list the feature groups: %s", error)
             return {"": str(error)}
         for name in names:
-            if self._stop.is_set():
+            if self.is_stopping:
                 break
             try:
                 report = self._store.maintain(name)

@@ -1,20 +1,29 @@
-"""The offline writer as a background worker: drains the outbox every few seconds until it is stopped."""
+"""The offline writer in the background: alone, or as one of several processes that share the shards.
+
+Shares come from leases of the registry and not from a consumer group of Kafka. The position lives with the table and racing
+writers are harmless, so all that is wanted is that they seldom race; leases do that for any log, with the outbox alone as with
+Kafka, and without rebalances that stop everybody.
+"""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from dataclasses import dataclass
 from typing import Final
 
-from featurestore.errors import FeatureStoreError
+from featurestore.offline.writer import Drained
 from featurestore.store import FeatureStore
+from ingest.background import Background, Retry, give_back
 
 _log: Final = logging.getLogger(__name__)
 
+LEASE_KIND: Final = "offline"
+LEASE_S: Final = 30.0
+"""Longer than a step takes, as it is renewed between flushes; a writer that takes longer races, which is harmless."""
 RETRY_S_MAX: Final = 30.0
 """Longest pause between attempts while the offline store does not answer."""
+COMPLAINT: Final = "the offline store can't be written"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,47 +39,46 @@ class WriterStatus:
     error: str | None
 
 
-class OfflineWriterWorker:
-    """Runs `store.flush` every `flush_s` seconds in a thread of its own. A failure is logged, kept and tried again."""
+class OfflineWriterWorker(Background):
+    """Runs `store.flush` every `flush_s` seconds. What waits when it is stopped is drained when the store closes."""
 
     def __init__(self, store: FeatureStore, *, flush_s: float) -> None:
+        retry = Retry(COMPLAINT, 2 * flush_s, RETRY_S_MAX, self._failed)
+        super().__init__("offline-writer", self._flush, retry, pause_s=flush_s)
         self._store = store
         self._flush_s = flush_s
-        self._stop = threading.Event()
-        self._status = WriterStatus(None, None)
-        self._thread = threading.Thread(target=self._work, name="offline-writer", daemon=True)
+        self.status = WriterStatus(None, None)
 
-    def start(self) -> None:
-        self._thread.start()
+    def _flush(self) -> float:
+        drained = self._store.flush()
+        self.status = WriterStatus(time.time(), None)
+        _tell(drained)
+        return self._flush_s
 
-    def stop(self) -> None:
-        """Finish the drain under way, then return. What waits after that is drained when the store closes."""
-        self._stop.set()
-        self._thread.join()
+    def _failed(self, error: Exception) -> None:
+        self.status = WriterStatus(self.status.flushed_at_s, str(error))
 
-    @property
-    def status(self) -> WriterStatus:
-        return self._status
 
-    def _work(self) -> None:
-        pause_s = self._flush_s
-        while not self._stop.wait(pause_s):
-            try:
-                drained = self._store.flush()
-            except Exception as error:  # whatever it is, the outbox keeps what waits, and somebody has to try again
-                pause_s = min(max(pause_s, self._flush_s) * 2, RETRY_S_MAX)
-                self._status = WriterStatus(self._status.flushed_at_s, str(error))
-                expected = isinstance(error, FeatureStoreError)
-                _log.error(
-                    "the offline store can't be written, next attempt in %.0f s: %s",
-                    pause_s,
-                    error,
-                    exc_info=None if expected else error,
-                )
-            else:
-                pause_s = self._flush_s
-                self._status = WriterStatus(time.time(), None)
-                if drained.quarantined:
-                    _log.error("%d log entries can't be rows and are in quarantine", drained.quarantined)
-                if drained.changes:
-                    _log.debug("wrote %d changes in %d files", drained.changes, drained.files)
+class SharedOfflineWriter(Background):
+    """Writes its share of the shards every `flush_s` seconds. Any number of processes may run one."""
+
+    def __init__(self, store: FeatureStore, *, flush_s: float) -> None:
+        pause_s = min(flush_s, LEASE_S / 3)
+        super().__init__("offline-writer", self._write, Retry(COMPLAINT, 2 * pause_s, RETRY_S_MAX), ended=self._give_back)
+        self._store = store
+        self._flush_s = pause_s
+
+    def _write(self) -> float:
+        shards = self._store.leases.share(LEASE_KIND, self._store.owner, self._store.shards, LEASE_S)
+        _tell(self._store.write_offline(shards))
+        return self._flush_s
+
+    def _give_back(self) -> None:
+        give_back(self._store, LEASE_KIND, LEASE_S)
+
+
+def _tell(drained: Drained) -> None:
+    if drained.quarantined:
+        _log.error("%d log entries can't be rows and are in quarantine", drained.quarantined)
+    if drained.changes:
+        _log.debug("wrote %d changes in %d files", drained.changes, drained.files)

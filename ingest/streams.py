@@ -8,13 +8,12 @@ letters acknowledged, so a process that dies repeats some, which changes nothing
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from typing import Final
 
-from featurestore.errors import FeatureStoreError
 from featurestore.model.stream import Stream, StreamState
 from featurestore.store import FeatureStore
+from ingest.background import Background, Retry, give_back
 from ingest.user_topic import UserTopic
 
 _log: Final = logging.getLogger(__name__)
@@ -32,100 +31,59 @@ def lease_kind(stream: Stream) -> str:
     return f"stream-{stream.stream_id}-{stream.epoch}"
 
 
-class StreamWorker:
+class StreamWorker(Background):
     """Runs every running stream of a store. Any number of processes may run one."""
 
     def __init__(self, store: FeatureStore) -> None:
+        super().__init__("streams", self._look, Retry("can't list the streams", RETRY_S, RETRY_S_MAX), ended=self._end)
         self._store = store
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="streams", daemon=True)
+        self._running: dict[str, _StreamThread] = {}
 
-    def start(self) -> None:
-        self._thread.start()
+    def _look(self) -> float:
+        """Start and stop threads as the streams that are running now want it."""
+        wanted = {stream.name: stream for stream in self._store.streams() if stream.state is StreamState.RUNNING}
+        for name, thread in list(self._running.items()):
+            if wanted.get(name) != thread.stream:
+                self._running.pop(name).stop()
+                _log.info("stream %s has stopped", name)
+        for name in wanted.keys() - self._running.keys():
+            _log.info("stream %s begins to read topic %s", name, wanted[name].topic)
+            self._running[name] = _StreamThread(self._store, wanted[name])
+            self._running[name].start()
+        return LOOK_S
 
-    def stop(self) -> None:
-        """Finish the messages under way, then return."""
-        self._stop.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        running: dict[str, _StreamThread] = {}
-        while not self._stop.wait(LOOK_S if running else 0):
-            try:
-                wanted = {stream.name: stream for stream in self._store.streams() if stream.state is StreamState.RUNNING}
-            except FeatureStoreError as error:
-                _log.error("can't list the streams: %s", error)
-                self._stop.wait(RETRY_S_MAX)
-                continue
-            for name, thread in list(running.items()):
-                if wanted.get(name) != thread.stream:
-                    running.pop(name).stop()
-            for name in wanted.keys() - running.keys():
-                running[name] = _StreamThread(self._store, wanted[name])
-                running[name].start()
-            if not running:
-                self._stop.wait(LOOK_S)
-        for thread in running.values():
+    def _end(self) -> None:
+        for thread in self._running.values():
             thread.stop()
 
 
-class _StreamThread:
-    """One stream, until it is stopped. A failure is logged and tried again from what was committed."""
+class _StreamThread(Background):
+    """One stream. A failure is tried again from what was committed."""
 
     def __init__(self, store: FeatureStore, stream: Stream) -> None:
+        retry = Retry(f"stream {stream.name} stands still", RETRY_S, RETRY_S_MAX, lambda _: self._topic.rewind())
+        super().__init__(f"stream-{stream.name}", self._share, retry, ended=self._give_back)
         self.stream = stream
         self._store = store
         self._topic = UserTopic(store.require_kafka(), stream)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=f"stream-{stream.name}", daemon=True)
 
-    def start(self) -> None:
-        _log.info("stream %s begins to read topic %s", self.stream.name, self.stream.topic)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        _log.info("stream %s has stopped", self.stream.name)
-
-    def _work(self) -> None:
-        pause_s, failures = 0.0, 0
-        while not self._stop.wait(pause_s):
-            try:
-                self._turn()
-            except Exception as error:  # whatever it is, the messages are still in the topic, and somebody has to try again
-                self._topic.rewind()
-                failures += 1
-                pause_s = min(RETRY_S * 2**failures, RETRY_S_MAX)
-                expected = isinstance(error, FeatureStoreError)
-                _log.error(
-                    "stream %s stands still, next attempt in %.1f s: %s",
-                    self.stream.name,
-                    pause_s,
-                    error,
-                    exc_info=None if expected else error,
-                )
-            else:
-                pause_s, failures = 0.0, 0
-        self._topic.close()
-        try:
-            self._store.leases.release(lease_kind(self.stream), self._store.owner)
-        except FeatureStoreError as error:
-            _log.warning("the partitions of stream %s are free again in %.0f s: %s", self.stream.name, LEASE_S, error)
-
-    def _turn(self) -> None:
+    def _share(self) -> float:
         """Work on our share of the partitions until it is time to renew it."""
         partitions = self._topic.partitions()
         share = self._store.leases.share(lease_kind(self.stream), self._store.owner, partitions, LEASE_S)
         self._topic.assign(share)
         deadline_s = time.monotonic() + RENEW_S
-        while not self._stop.is_set() and time.monotonic() < deadline_s:
+        while not self.is_stopping and time.monotonic() < deadline_s:
             if not share:
-                self._stop.wait(RENEW_S)
-                continue
+                return RENEW_S
             for partition, messages in self._topic.poll().items():
                 written = self._store.write_messages(self.stream, partition, messages)
                 if written.failures:
                     self._topic.make_dead_letters()
                     self._topic.bury(partition, written.failures)
                 self._topic.commit(partition, messages[-1].offset + 1)
+        return 0.0
+
+    def _give_back(self) -> None:
+        self._topic.close()
+        give_back(self._store, lease_kind(self.stream), LEASE_S)
