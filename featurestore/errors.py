@@ -9,6 +9,14 @@
         StreamInUse               the name is taken
         LimitExceeded             a quota of the store is used up
         Conflict                  the write lost against a newer one
+        BucketError               an operation on a bucket or an object of one
+            NoSuchBucket          no bucket of that name
+            NoSuchKey             no object of that key
+            NoSuchUpload          no multipart upload of that id
+            BucketNotEmpty        a bucket that still has objects can't be deleted
+            ReadOnlyKey           the key belongs to the offline layout
+            PreconditionFailed    the object is not the one that the request expects
+            UploadRefused         what arrived is not what was announced; nothing was stored
         StoreUnavailable          a backing store did not answer; nothing is known to be written, repeating is safe
             OutboxFull            the offline writer is behind; nothing was written
             FileVanished          a data file was replaced while it was read
@@ -153,6 +161,79 @@ class Conflict(FeatureStoreError):
     """The write is older than what is stored."""
 
     code = "ConflictException"
+
+
+class BucketError(FeatureStoreError):
+    """An operation on a bucket or an object of one was refused; nothing was changed. The codes are Amazon S3's."""
+
+
+class NoSuchBucket(BucketError):
+    """There is no bucket of that name."""
+
+    code = "NoSuchBucket"
+
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
+        super().__init__(f"bucket {excerpt(bucket)} does not exist")
+
+
+class NoSuchKey(BucketError):
+    """There is no object of that key."""
+
+    code = "NoSuchKey"
+
+    def __init__(self, bucket: str, key: str) -> None:
+        self.bucket = bucket
+        self.key = key
+        super().__init__(f"bucket {excerpt(bucket)} has no object {key!r}")
+
+
+class NoSuchUpload(BucketError):
+    """There is no multipart upload of that id: it never was, was aborted, or was abandoned for too long."""
+
+    code = "NoSuchUpload"
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(f"multipart upload {excerpt(upload_id)} does not exist")
+
+
+class BucketNotEmpty(BucketError):
+    """The bucket has objects, or belongs to the offline layout."""
+
+    code = "BucketNotEmpty"
+
+    def __init__(self, bucket: str, detail: str) -> None:
+        super().__init__(f"bucket {excerpt(bucket)} can't be deleted: {detail}")
+
+
+class ReadOnlyKey(BucketError):
+    """The key is one of the offline layout, which only the feature store writes."""
+
+    code = "AccessDenied"
+
+    def __init__(self, bucket: str, key: str) -> None:
+        super().__init__(f"{key!r} of bucket {excerpt(bucket)} belongs to the offline store, which can only be read here")
+
+
+class PreconditionFailed(BucketError):
+    """The object is not the one that the request expects, or there is one where none was expected."""
+
+    code = "PreconditionFailed"
+
+    def __init__(self, key: str, expected: str) -> None:
+        super().__init__(f"{key!r}: expected {expected}")
+
+
+class UploadRefused(BucketError):
+    """What arrived is not what was announced, or more than is allowed; nothing was stored.
+
+    Attributes:
+        code: Amazon S3's, such as `BadDigest`, `InvalidPart`, `EntityTooLarge`.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code  # type: ignore[misc]  # of the refusal, where the other classes have one each
+        super().__init__(message)
 
 
 class StoreUnavailable(FeatureStoreError):

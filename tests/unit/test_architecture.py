@@ -21,6 +21,7 @@ FLOORS = {
     "featurestore.changelog": 2,
     "featurestore.online": 3,
     "featurestore.offline": 3,
+    "featurestore.buckets": 4,
     "featurestore.query": 4,
     "featurestore.records": 4,
     "featurestore.batch_ingest": 4,

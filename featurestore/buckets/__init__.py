@@ -1,0 +1,1 @@
+"""Objects of users (query results, spines, uploads) below bucket names; see `buckets.protocol`."""
