@@ -65,8 +65,13 @@ class Settings(BaseModel):
     offline_cache_bytes_max: int = Field(
         10 << 30,
         ge=1 << 20,
-        description="Disk space for copies of a remote offline store's files, in `cache/` of the home folder; beyond it, "
-        "those used least recently are deleted.",
+        description="Disk space for copies of a remote offline store's files (and as much again for those of remote buckets), in "
+        "`cache/` of the home folder; beyond it, those used least recently are deleted.",
+    )
+    buckets_url: Annotated[str, _url_with_scheme("file", "s3")] = Field(
+        "",
+        description="Where users' objects are, such as query results: `file:///path`, or `s3://` for the buckets of a real S3 "
+        "service, which S3 clients then talk to themselves; see docs/guides/buckets.md. Empty: `buckets/` in the home folder.",
     )
     kafka_bootstrap_servers: str = Field(
         "",
@@ -207,6 +212,10 @@ class Settings(BaseModel):
     @property
     def offline_location(self) -> str:
         return self.offline_url or f"file://{self.home.absolute() / 'offline'}"
+
+    @property
+    def buckets_location(self) -> str:
+        return self.buckets_url or f"file://{self.home.absolute() / 'buckets'}"
 
     @property
     def iceberg_catalog_location(self) -> str:

@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 
 from featurestore.audit import Auditor, AuditReport
 from featurestore.batch_ingest import BatchIngest, IngestReport
+from featurestore.buckets.opening import open_buckets
+from featurestore.buckets.protocol import Buckets
 from featurestore.changelog.acknowledgements import Acknowledgements
 from featurestore.changelog.kafka import KafkaAddress, KafkaChangeLog, KafkaPythonProducer
 from featurestore.changelog.protocol import Outbox
@@ -150,6 +152,7 @@ class FeatureStore:
             settings.offline_location, settings.home.absolute() / "cache", cache_bytes_max=settings.offline_cache_bytes_max
         )
         self.offline = OfflineStore(objects)
+        self.buckets: Buckets = open_buckets(settings, objects)
         self._writer = OfflineWriter(
             self._changes,
             self.offline,

@@ -8,11 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-KEY_BYTES_MAX: Final = 1024
-"""Of a key in UTF-8 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html)."""
 LIST_KEYS_MAX: Final = 1000
 """Objects that one call of `Buckets.list` returns at most."""
-LAST_CHAR: Final = "\U0010ffff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +36,10 @@ class Buckets(Protocol):
     """Objects in buckets, replaced as a whole and read whole or not at all.
 
     Bucket names are S3's (3 to 63 lower-case letters, digits, `.` and `-`). Keys are any texts of 1 to KEY_BYTES_MAX bytes in
-    UTF-8; `a`, `a/`, `a//b`, `..` and `/a` are names like any other and lead nowhere else. Synchronous; safe to call from several
-    threads and processes. Every method raises StoreUnavailable when the storage does not answer, and ValidationFailed for a name
-    that can't be a bucket's or a key.
+    UTF-8 (see `model.key_order`); `a`, `a/`, `a//b`, `..` and `/a` are names like any other and lead nowhere else.
+
+    Synchronous; safe to call from several threads and processes. Every method raises StoreUnavailable when the storage does not
+    answer, and ValidationFailed for a name that can't be a bucket's or a key.
     """
 
     def names(self) -> Sequence[str]:
@@ -98,8 +96,3 @@ class Buckets(Protocol):
         Raises:
             NoSuchBucket, NoSuchKey
         """
-
-
-def beyond(prefix: str) -> str:
-    """A text that is not less than any key with that prefix: `list(after=beyond(prefix))` goes on behind them."""
-    return prefix + LAST_CHAR * max(1, (KEY_BYTES_MAX - len(prefix.encode())) // 4 + 1)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from featurestore.beneath import file_in, folder_beneath
 from featurestore.errors import StoreUnavailable
+from featurestore.model.key_order import in_key_order
 from featurestore.offline.protocol import ObjectInfo
 from featurestore.temporary import remove_leftover_files, temporary_file
 
@@ -83,6 +86,37 @@ class LocalObjectStore:
             found.append(ObjectInfo(key, status.st_size, status.st_mtime_ns // 1000))
         return found
 
+    def page(self, prefix: str, *, after: str, limit: int) -> Sequence[ObjectInfo]:
+        stem = prefix[: prefix.rfind("/") + 1]
+        if stem and not _is_path(stem[:-1]):
+            return []
+        walk = in_key_order(self._entries, tuple(stem.split("/")[:-1]), stem, prefix=prefix, after=after)
+        try:
+            found = (self._stated(key, place) for key, place in walk)
+            return [*islice((info for info in found if info is not None), limit)]
+        except OSError as error:
+            raise self._unavailable(f"list {prefix}", error) from error
+
+    def info(self, key: str) -> ObjectInfo | None:
+        file = self.open(key)
+        if file is None:
+            return None
+        with file:
+            status = os.fstat(file.fileno())
+        return ObjectInfo(key, status.st_size, status.st_mtime_ns // 1000)
+
+    def open(self, key: str) -> BinaryIO | None:
+        if not _is_path(key):
+            return None
+        *folders, name = key.split("/")
+        try:
+            with folder_beneath(self._root, folders) as folder:
+                return file_in(folder, name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unavailable(f"read {key}", error) from error
+
     def move_if_absent(self, source: str, target: str) -> bool:
         try:
             return self._link(self._root / source, target)
@@ -139,6 +173,23 @@ class LocalObjectStore:
             _sync_folder(part.parent)
         self._synced.add(folder)
 
+    def _entries(self, place: tuple[str, ...]) -> Iterator[tuple[str, bool, tuple[str, ...]]]:
+        try:
+            with folder_beneath(self._root, place) as folder, os.scandir(folder) as entries:
+                for entry in entries:
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    if (is_folder or entry.is_file(follow_symlinks=False)) and _is_path(entry.name):
+                        yield entry.name, is_folder, (*place, entry.name)
+        except FileNotFoundError:
+            return
+
+    def _stated(self, key: str, place: tuple[str, ...]) -> ObjectInfo | None:
+        try:
+            status = os.lstat(self._root.joinpath(*place))
+        except FileNotFoundError:
+            return None
+        return ObjectInfo(key, status.st_size, status.st_mtime_ns // 1000)
+
     def _probe(self) -> None:
         with temporary_file(self._temporary) as (probe, _):
             twin = probe.with_suffix(".twin")
@@ -147,6 +198,15 @@ class LocalObjectStore:
 
     def _unavailable(self, operation: str, error: OSError) -> StoreUnavailable:
         return StoreUnavailable(operation, str(error), hint=f"see FEATURESTORE_OFFLINE_URL, now {self._root}")
+
+
+def _is_path(key: str) -> bool:
+    """Whether a key can be a path below the root."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:  # names of files that are no text
+        return False
+    return "\0" not in key and all(segment not in ("", ".", "..") for segment in key.split("/"))
 
 
 def _raise_unless_absent(error: OSError) -> None:

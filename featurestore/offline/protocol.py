@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,22 @@ class ObjectStore(Protocol):
 
     def scan(self, prefix: str) -> Sequence[ObjectInfo]:
         """As `list`, with sizes and times. An object that is deleted meanwhile may be missing."""
+
+    def page(self, prefix: str, *, after: str, limit: int) -> Sequence[ObjectInfo]:
+        """The first `limit` objects whose keys begin with `prefix` and are greater than `after`, by the keys' UTF-8 bytes.
+
+        Unlike in `list`, `prefix` may be any text. An object that is deleted meanwhile may be missing, and fewer than `limit`
+        are there only if there are no more. On local disk symbolic links are left out.
+        """
+
+    def info(self, key: str) -> ObjectInfo | None:
+        """What a listing tells of an object, whose key may be anybody's; None if there is none."""
+
+    def open(self, key: str) -> BinaryIO | None:
+        """The bytes of an object, whose key may be anybody's, to be read and sought in; None if there is none.
+
+        It stays readable when the object is deleted. On local disk no symbolic link is followed.
+        """
 
     def move_if_absent(self, source: str, target: str) -> bool:
         """Make `target` an object with the bytes of `source`, as `put_if_absent`; `source` stays until deleted.

@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import urlsplit
 
 from featurestore.errors import FileVanished, StoreUnavailable
+from featurestore.model.key_order import beyond
 from featurestore.offline.cache import ObjectCache
 from featurestore.offline.protocol import ObjectInfo
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, RetryConfig, S3Store
 
 TEMPORARY: Final = "_tmp"
@@ -55,6 +57,7 @@ RACERS: Final = 8
 """Concurrent puts that a service must keep apart at start."""
 CHUNK_BYTES: Final = 1 << 20
 LIST_KEYS: Final = 1000
+OPENINGS_MAX: Final = 5
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -115,14 +118,45 @@ class S3ObjectStore:
 
     def scan(self, prefix: str) -> Sequence[ObjectInfo]:
         try:
-            found = [
-                ObjectInfo(meta["path"], meta["size"], (meta["last_modified"] - _EPOCH) // _MICROSECOND)
-                for chunk in self._store.list(prefix, chunk_size=LIST_KEYS)
-                for meta in chunk
-            ]
+            found = [_info(meta) for chunk in self._store.list(prefix, chunk_size=LIST_KEYS) for meta in chunk]
         except (self._errors.BaseError, ValueError) as error:
             raise self._unavailable(f"list {prefix}", error) from error
         return sorted(found, key=lambda info: info.key)
+
+    def page(self, prefix: str, *, after: str, limit: int) -> Sequence[ObjectInfo]:
+        # obstore's prefixes are whole segments; begins of names are sorted out here.
+        folder = prefix.rpartition("/")[0]
+        found: list[ObjectInfo] = []
+        try:
+            for chunk in self._store.list(folder or None, offset=after or None, chunk_size=LIST_KEYS):
+                found.extend(_info(meta) for meta in chunk if meta["path"].startswith(prefix) and meta["path"] > after)
+                if len(found) >= limit or (chunk and chunk[-1]["path"] > beyond(prefix)):
+                    break
+        except (self._errors.BaseError, ValueError) as error:
+            raise self._unavailable(f"list {prefix}", error) from error
+        return found[:limit]
+
+    def info(self, key: str) -> ObjectInfo | None:
+        try:
+            return _info(self._store.head(key))
+        except FileNotFoundError as error:
+            self._refuse_missing_bucket(f"read {key}", error)
+            return None
+        except (self._errors.BaseError, ValueError) as error:
+            raise self._unavailable(f"read {key}", error) from error
+
+    def open(self, key: str) -> BinaryIO | None:
+        for _ in range(OPENINGS_MAX):
+            try:
+                (path,) = self.paths([key])
+                return open(path, "rb")
+            except FileVanished:
+                return None
+            except FileNotFoundError:  # its copy was deleted to save space
+                continue
+            except OSError as error:
+                raise StoreUnavailable(f"read {key}", str(error), hint="see the folder `cache` of the home folder") from error
+        raise StoreUnavailable(f"read {key}", "its copy is deleted all the time", hint="see FEATURESTORE_OFFLINE_CACHE_BYTES_MAX")
 
     def move_if_absent(self, source: str, target: str) -> bool:
         operation = f"move {source} to {target}"
@@ -309,6 +343,10 @@ class S3ObjectStore:
         if "kind: Connect" in text:
             return f"{self._endpoint} can't be reached: {detail}"
         return detail
+
+
+def _info(meta: ObjectMeta) -> ObjectInfo:
+    return ObjectInfo(meta["path"], meta["size"], (meta["last_modified"] - _EPOCH) // _MICROSECOND)
 
 
 _CREDENTIALS_HINT: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"

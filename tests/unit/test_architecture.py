@@ -15,6 +15,7 @@ FLOORS = {
     "featurestore.progress": 1,
     "featurestore.stopwatch": 1,
     "featurestore.temporary": 1,
+    "featurestore.beneath": 1,
     "featurestore.engine": 2,
     "featurestore.keyspace": 1,
     "featurestore.registry": 2,
