@@ -20,6 +20,8 @@ from starlette.requests import ClientDisconnect
 from api import native, openapi
 from api.control_plane import ControlPlane
 from api.runtime import Runtime
+from api.s3 import S3
+from api.s3_body import UnsignedPayload
 from api.wire import (
     AccessForbidden,
     Answer,
@@ -58,6 +60,7 @@ class Service:
         hosts: frozenset[bytes] | None = None,
     ) -> None:
         self._runtime = Runtime(store.records)
+        self._s3 = S3(store.buckets, region=store.registry.identity().region)
         self._web = _web(store, ready)
         self._hosts = hosts
 
@@ -70,8 +73,15 @@ class Service:
             await send_answer(send, rest_error(refusal), request_id(), head=scope["method"] == "HEAD")
         elif Runtime.owns(scope["path"]):
             await self._runtime(scope, receive, send)
+        elif S3.owns(scope):
+            await self._s3(scope, receive, send, _unsigned(scope))
         else:
             await self._web(scope, receive, send)
+
+
+def _unsigned(scope: Scope) -> UnsignedPayload:
+    said = next((value for name, value in scope["headers"] if name == b"x-amz-content-sha256"), b"")
+    return UnsignedPayload(said.decode("latin-1"))
 
 
 def _foreign_host(scope: Scope, hosts: frozenset[bytes]) -> str | None:

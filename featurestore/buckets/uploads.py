@@ -147,6 +147,14 @@ class Uploads:
                 _sync(folder)
                 return _part(folder / name)
 
+    def headers(self, bucket: str, key: str, upload_id: str) -> Mapping[str, str]:
+        """What was to be kept with the object when the upload began.
+
+        Raises:
+            NoSuchUpload
+        """
+        return self._upload(bucket, key, upload_id).headers
+
     def parts(self, bucket: str, key: str, upload_id: str) -> Sequence[Part]:
         """The parts there are, by number.
 
