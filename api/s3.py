@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -37,7 +37,7 @@ from api.wire import Answer, Receive, Scope, Send, request_id, send_answer
 from featurestore.buckets.names import is_bucket_name
 from featurestore.buckets.overlay import OverlaidBuckets
 from featurestore.buckets.protocol import BucketObject, Buckets
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureStoreError, StoreUnavailable
 
 _log: Final = logging.getLogger(__name__)
 
@@ -46,6 +46,9 @@ OBJECT_BYTES_MAX: Final = 5 << 30
 XML_BYTES_MAX: Final = 4 << 20
 THREADS: Final = 32
 """Requests that read or write at a time; others wait."""
+REST_BYTES_MAX: Final = 1 << 20
+REST_S_MAX: Final = 5
+"""How much of a refused body is waited for, and how long, so that the connection can be used again."""
 CONTENT_TYPE: Final = "binary/octet-stream"
 
 _UPLOADING: Final = (("PUT",), ("PUT", "partNumber", "uploadId"))
@@ -85,6 +88,7 @@ class S3:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, payload: Payload) -> None:
         identifier = request_id()
+        receive = incoming = _Incoming(scope, receive)
         try:
             request = Request.of(scope)
             if self._buckets is None:
@@ -100,12 +104,16 @@ class S3:
             made = Answer(304, headers=_validators(error.found))
         except FeatureStoreError as error:
             made = error_answer(error, scope["path"], identifier)
-            if made.status >= 500 and not isinstance(error, S3Refused):
+            if isinstance(error, StoreUnavailable):
+                _log.warning("request %s (%s %s): %s", identifier.decode(), scope["method"], scope["path"], error)
+            elif error.code == "InternalFailure":
                 _log.error("request %s (%s %s) failed", identifier.decode(), scope["method"], scope["path"], exc_info=error)
         except Exception:  # the client must get an answer to whatever we did not foresee; the log has the rest
             _log.exception("request %s (%s %s) failed", identifier.decode(), scope["method"], scope["path"])
             made = error_answer(FeatureStoreError(), scope["path"], identifier)
         made = replace(made, headers=(*made.headers, (b"x-amz-request-id", identifier)))
+        if not await incoming.ended():
+            made = replace(made, headers=(*made.headers, (b"connection", b"close")))
         await send_answer(send, made, identifier, head=scope["method"] == "HEAD")
 
     def _answered(self, request: Request, receive: Receive, payload: Payload) -> Answer:
@@ -152,7 +160,7 @@ class S3:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             return not gone.done()
         except (FeatureStoreError, OSError) as error:
-            _log.error("reading %r failed half-way: %s", found.key, error)
+            _log.warning("reading %r failed half-way: %s", found.key, error)
             return False
         finally:
             gone.cancel()
@@ -163,6 +171,33 @@ class S3:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(THREADS)
         return await anyio.to_thread.run_sync(call, limiter=self._limiter)
+
+
+class _Incoming:
+    """Receives a request, and knows whether all of its body has arrived: what has not would be taken for the next request."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        headers = dict(scope["headers"])
+        self._receive = receive
+        self._ended = not {b"content-length", b"transfer-encoding"} & headers.keys() or headers.get(b"content-length") == b"0"
+        # A client that asks first has not sent any of it before the first byte is received.
+        self._is_held_back = headers.get(b"expect", b"").lower() == b"100-continue"
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        self._is_held_back = False
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._ended = True
+        return message
+
+    async def ended(self) -> bool:
+        """Whether the body is at its end, after waiting for a small rest of it."""
+        size = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REST_S_MAX):
+                while not self._ended and not self._is_held_back and size <= REST_BYTES_MAX:
+                    size += len((await self()).get("body", b""))
+        return self._ended
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -55,8 +55,10 @@ def after_token(token: str) -> str:
 
 def after_marker(marker: str, prefix: str, delimiter: str) -> str:
     """Behind what a listing of version 1 goes on: a marker that is a common prefix stands for all that is under it."""
-    is_prefix = delimiter and marker.startswith(prefix) and marker.find(delimiter, len(prefix)) == len(marker) - len(delimiter)
-    return beyond(marker) if is_prefix else marker
+    if not delimiter or not marker.startswith(prefix):
+        return marker
+    end = marker.find(delimiter, len(prefix))
+    return beyond(marker) if end >= 0 and end + len(delimiter) == len(marker) else marker
 
 
 def page_of(buckets: Buckets, bucket: str, prefix: str, delimiter: str, after: str, limit: int) -> Page:

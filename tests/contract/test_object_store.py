@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from featurestore.errors import StoreUnavailable
+from featurestore.model.key_order import beyond
 from featurestore.offline.local import TEMPORARY, LocalObjectStore
 from featurestore.offline.protocol import ObjectStore
 from featurestore.offline.s3 import S3ObjectStore
@@ -52,6 +53,52 @@ def test_scanning_tells_sizes_and_times(objects: ObjectStore) -> None:
     found = objects.scan("b/")
     assert [(info.key, info.bytes) for info in found] == [("b/1/z", 1), ("b/2", 2)]
     assert all(before_us <= info.modified_us <= time.time_ns() // 1000 + 1_000_000 for info in found)
+
+
+def test_pages_are_in_order_and_complete(objects: ObjectStore) -> None:
+    there = sorted(["a", "a-b/x", "a/b", "a/b0", "a/c/d", "a0", "b/1/z", "b/2", "\u00e9/\U0001f600"])
+    for key in there:
+        objects.put_if_absent(key, b"xx")
+    for prefix in ("", "a", "a/", "a/b", "b/", "b/1/z", "b/1/z/y", "c"):
+        for after in ("", "a", "a/b", "a/zz", beyond("a/"), "b/1", "z"):
+            expected = [key for key in there if key.startswith(prefix) and key > after]
+            for limit in (1, 2, 100):
+                page = objects.page(prefix, after=after, limit=limit)
+                found = [info.key for info in page if not info.key.startswith("_tmp/")]
+                assert found == expected[:limit], (prefix, after, limit)
+                assert all(info.bytes == 2 for info in page)
+
+
+def test_an_object_by_anybodys_key(objects: ObjectStore) -> None:
+    objects.put_if_absent("a/b", b"0123")
+    info = objects.info("a/b")
+    assert info is not None
+    assert [info] == [*objects.scan("a/")]
+    file = objects.open("a/b")
+    assert file is not None
+    objects.delete("a/b")
+    with file:
+        file.seek(2)
+        assert file.read() == b"23"
+    objects.put_if_absent("a/b", b"0123")
+    for key in ("a/c", "a", "a/b/c"):
+        assert objects.info(key) is None
+        assert objects.open(key) is None
+
+
+@pytest.mark.parametrize(
+    "key", ["../outside", "a/../../outside", "/etc/passwd", "", "a//b", "a/./b", "a/b\0", "link", "folder/outside"]
+)
+def test_no_key_leads_out_of_a_folder(tmp_path: Path, key: str) -> None:
+    objects = LocalObjectStore(tmp_path / "root")
+    objects.put_if_absent("a/b", b"0123")
+    (tmp_path / "outside").write_text("secret")
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "outside")
+    (tmp_path / "root" / "folder").symlink_to(tmp_path)
+    assert objects.info(key) is None
+    assert objects.open(key) is None
+    assert [info.key for info in objects.page("", after="", limit=10)] == ["a/b"]
+    assert objects.page(key, after="", limit=10) == ([] if key else objects.page("", after="", limit=10))
 
 
 def test_what_is_absent_is_none(objects: ObjectStore) -> None:

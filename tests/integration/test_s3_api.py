@@ -569,6 +569,7 @@ def test_paths_that_lead_nowhere(http_client: Http, bucket: str, service: Servic
         assert (reply.status, code(reply)) == (404, "NoSuchKey"), path
         assert http_client.request("PUT", f"/{bucket}/{path}", b"mine").status == 200
         assert http_client.request("GET", f"/{bucket}/{path}").body == b"mine"
+        assert http_client.request("DELETE", f"/{bucket}/{path}").status == 204
     assert secret.read_bytes()[:6] == b"SQLite"
     assert not (service.home / "buckets" / "registry.db").exists()
     assert code(http_client.request("GET", f"/{bucket}/%FF")) == "InvalidURI"
