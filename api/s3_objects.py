@@ -41,6 +41,7 @@ class ObjectOperations:
 
     def put_object(self, request: Request, body: Body) -> Answer:
         refuse_layout(request.of_bucket, request.of_key)
+        self._buckets.created_at_us(request.of_bucket)  # a mistyped path must not look like a success
         if "x-amz-copy-source" in request.headers:
             return self._copy_object(request)
         kept = kept_headers(request.headers)

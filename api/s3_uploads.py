@@ -48,6 +48,7 @@ class UploadOperations:
 
     def create_upload(self, request: Request, body: Body) -> Answer:
         refuse_layout(request.of_bucket, request.of_key)
+        self._buckets.created_at_us(request.of_bucket)
         body.whole()
         kept = kept_headers(request.headers) | _announced_checksum(request.headers)
         content_type = request.headers.get("content-type")

@@ -27,19 +27,6 @@ Element: TypeAlias = "str | int | bool | Sequence[tuple[str, Element]]"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _DECLARATION: Final = re.compile(rb"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
-_STATUS: Final = {
-    "AccessDenied": 403,
-    "BucketNotEmpty": 409,
-    "InternalError": 500,
-    "InvalidRange": 416,
-    "MethodNotAllowed": 405,
-    "NoSuchBucket": 404,
-    "NoSuchKey": 404,
-    "NoSuchUpload": 404,
-    "NotImplemented": 501,
-    "PreconditionFailed": 412,
-}
-"""Of the codes that are not 400."""
 
 
 OWNER: Final = (("ID", "featurestore"), ("DisplayName", "featurestore"))
@@ -106,8 +93,6 @@ def error_answer(error: FeatureStoreError, resource: str, identifier: bytes) -> 
 
 def code_of(error: FeatureStoreError) -> tuple[str, int]:
     """S3's code and status of an error."""
-    if isinstance(error, BucketError):
-        return error.code, _STATUS.get(error.code, 400)
     if isinstance(error, ValidationFailed):
         return {"bucket": "InvalidBucketName", "key": "KeyTooLongError"}.get(error.faults[0].path, "InvalidArgument"), 400
     if isinstance(error, StoreUnavailable):

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 
 from featurestore.errors import (
+    BucketError,
     Conflict,
     Fault,
     FeatureGroupNotFound,
@@ -31,6 +32,18 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 JSON: Final = b"application/json"
 JSON_11: Final = b"application/x-amz-json-1.1"
 INTERNAL_MESSAGE: Final = "internal error; the service's log has the details under this request id"
+
+_BUCKET_STATUSES: Final = {
+    "AccessDenied": 403,
+    "BucketNotEmpty": 409,
+    "InvalidRange": 416,
+    "NoSuchBucket": 404,
+    "NoSuchKey": 404,
+    "NoSuchUpload": 404,
+    "NotImplemented": 501,
+    "PreconditionFailed": 412,
+}
+"""Of S3's codes that are not 400."""
 
 _T = TypeVar("_T")
 _MSGSPEC_MESSAGE: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
@@ -70,6 +83,8 @@ def status_of(error: FeatureStoreError) -> int:
     """The HTTP status of an error on the runtime API and the native routes."""
     if isinstance(error, ValidationFailed | QueryError):
         return 400
+    if isinstance(error, BucketError):
+        return _BUCKET_STATUSES.get(error.code, 400)
     if isinstance(error, AccessForbidden):
         return 403
     if isinstance(error, FeatureGroupNotFound | StreamNotFound | UnknownOperation):

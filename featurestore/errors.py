@@ -166,6 +166,8 @@ class Conflict(FeatureStoreError):
 class BucketError(FeatureStoreError):
     """An operation on a bucket or an object of one was refused; nothing was changed. The codes are Amazon S3's."""
 
+    code = "InvalidRequest"
+
 
 class NoSuchBucket(BucketError):
     """There is no bucket of that name."""

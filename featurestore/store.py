@@ -152,7 +152,7 @@ class FeatureStore:
             settings.offline_location, settings.home.absolute() / "cache", cache_bytes_max=settings.offline_cache_bytes_max
         )
         self.offline = OfflineStore(objects)
-        self.buckets: Buckets = open_buckets(settings, objects)
+        self.buckets: Buckets = open_buckets(settings, objects, self._bucket_names)
         self._writer = OfflineWriter(
             self._changes,
             self.offline,
@@ -293,6 +293,11 @@ class FeatureStore:
         """Where a group's offline store is when its creator does not say."""
         identity = self.registry.identity()
         return f"s3://sagemaker-{identity.region}-{identity.account_id}"
+
+    def _bucket_names(self) -> set[str]:
+        """The default bucket and those of the groups' offline stores."""
+        uris = [group.offline.resolved_s3_uri for group in self.feature_groups() if group.offline is not None]
+        return {uri.removeprefix("s3://").partition("/")[0] for uri in (self.default_s3_uri, *uris)}
 
     def create(self, group: FeatureGroup) -> FeatureGroup:
         """Create a group from its whole description.

@@ -87,6 +87,7 @@ class FolderBuckets:
             for name in (META, LOCKS, TEMPORARY):
                 (self._root / name).mkdir(parents=True, exist_ok=True)
             self._folding = self._takes_names_for_equal()
+            self.opened_at_us = os.stat(self._root / META).st_ctime_ns // 1000
             remove_leftover_files(self._temporary)
         except OSError as error:
             raise self._unavailable("open buckets", error) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import merge
 from itertools import islice
@@ -31,15 +31,20 @@ _SHOWN: Final = re.compile(r"(?:.*/)?[0-9]{12}/sagemaker/[a-z0-9-]+/offline-stor
 
 
 class OverlaidBuckets:
-    """See `buckets.protocol.Buckets`. What it has beyond that is for the S3 API."""
+    """See `buckets.protocol.Buckets`. What it has beyond that is for the S3 API.
 
-    def __init__(self, folder: FolderBuckets, offline: ObjectStore) -> None:
+    Args:
+        known: buckets that are there without an object: those of feature groups, which AWS would have before the groups.
+    """
+
+    def __init__(self, folder: FolderBuckets, offline: ObjectStore, *, known: Callable[[], Collection[str]] = lambda: ()) -> None:
         self._folder = folder
         self._offline = offline
+        self._known = known
         self._uploads = Uploads(folder)
 
     def names(self) -> Sequence[str]:
-        return sorted({*self._folder.names(), *self._offline_names()})
+        return sorted({*self._folder.names(), *self._offline_names(), *self._known_names()})
 
     def created_at_us(self, bucket: str) -> int:
         """When a bucket was made, as far as it is known.
@@ -51,9 +56,11 @@ class OverlaidBuckets:
         if self._folder.has(bucket):
             return self._folder.created_at_us(bucket)
         first = next(self._offline_objects(bucket, "", "", 1), None)
-        if first is None:
-            raise NoSuchBucket(bucket)
-        return first.modified_at_us
+        if first is not None:
+            return first.modified_at_us
+        if bucket in self._known_names():
+            return self._folder.opened_at_us
+        raise NoSuchBucket(bucket)
 
     def has(self, bucket: str) -> bool:
         """Whether there is a bucket of that name."""
@@ -76,6 +83,8 @@ class OverlaidBuckets:
         check_bucket(bucket)
         if next(self._offline_objects(bucket, "", "", 1), None) is not None:
             raise BucketNotEmpty(bucket, "it has files of the offline store")
+        if bucket in self._known_names():
+            raise BucketNotEmpty(bucket, "feature groups have their offline store in it")
         self._folder.remove(bucket)
 
     def put(
@@ -150,6 +159,9 @@ class OverlaidBuckets:
     def uploads(self) -> Uploads:
         """Multipart uploads; whoever begins one has looked with `refuse_layout` at its key."""
         return self._uploads
+
+    def _known_names(self) -> Collection[str]:
+        return {name for name in self._known() if is_bucket_name(name)}
 
     def _offline_names(self) -> Iterator[str]:
         after = ""

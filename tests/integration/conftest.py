@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from xml.sax.saxutils import unescape
 
 import boto3
 import pytest
@@ -38,10 +39,14 @@ class Reply:
         """The error code, wherever the API that answered puts it."""
         if "x-amzn-errortype" in self.headers:
             return self.headers["x-amzn-errortype"]
+        if self.body[:1] == b"<":
+            return self.body.partition(b"<Code>")[2].partition(b"</Code>")[0].decode()
         return self.json.get("__type") if self.body[:1] == b"{" else None
 
     @property
     def message(self) -> str:
+        if self.body[:1] == b"<":
+            return unescape(self.body.partition(b"<Message>")[2].partition(b"</Message>")[0].decode(), {"&quot;": '"'})
         return str(self.json["Message"])
 
 

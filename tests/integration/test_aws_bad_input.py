@@ -636,12 +636,13 @@ NATIVE = [
 ]
 
 UNKNOWN = [
-    unknown("path", "GET", "/nope"),
-    unknown("root", "GET", "/"),
+    Case("unknown path", "GET", "/nope", None, ("'nope'",), "NoSuchBucket", 404),
+    unknown("path that can be no bucket", "GET", "/Nope"),
+    unknown("method on the root", "DELETE", "/"),
     unknown("native path", "GET", "/v1/nope"),
     unknown("native path with dots", "GET", "/v1/../v1/nope"),
     unknown("encoded native path", "POST", "/v1/groups/a%2Fb/records", "/v1/groups/a/b/records"),
-    unknown("bucket", "PUT", "/bucket/key", body="x"),
+    Case("object of an unknown bucket", "PUT", "/bucket/key", "x", ("'bucket'",), "NoSuchBucket", 404),
     unknown("method on records", "PATCH", "/FeatureGroup/{group}", body="{}"),
     unknown("POST on records", "POST", "/FeatureGroup/{group}", body="{}"),
     unknown("OPTIONS on records", "OPTIONS", "/FeatureGroup/{group}"),
@@ -649,7 +650,7 @@ UNKNOWN = [
     unknown("record path without a name", "PUT", "/FeatureGroup/", body="{}"),
     unknown("record path with a slash behind", "PUT", "/FeatureGroup/{group}/", body=RAW_RECORD),
     unknown("record path with more behind", "GET", "/FeatureGroup/{group}/x/y"),
-    unknown("record path in lower case", "PUT", "/featuregroup/{group}", body=RAW_RECORD),
+    Case("record path in lower case", "PUT", "/featuregroup/{group}", RAW_RECORD, ("'featuregroup'",), "NoSuchBucket", 404),
     unknown("record path with two slashes", "PUT", "//FeatureGroup/{group}", body=RAW_RECORD),
     unknown("record path with an encoded slash", "PUT", "/FeatureGroup%2F{group}", "PUT", body=RAW_RECORD),
     unknown("operation of a later version", "POST", "/FeatureGroup/{group}/Record", "UpdateRecord", body="{}"),

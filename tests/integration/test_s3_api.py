@@ -99,10 +99,25 @@ def test_the_services_own_paths_are_no_buckets(s3: Any, http_client: Http) -> No
         assert (reply.status, reply.code) == (404, "UnknownOperationException"), path
 
 
-def test_a_put_into_an_unknown_bucket_creates_it(s3: Any) -> None:
-    name = f"bucket-{uuid.uuid4().hex[:12]}"
-    s3.put_object(Bucket=name, Key="spine.csv", Body=b"1,2\n")
-    assert [item["Key"] for item in s3.list_objects_v2(Bucket=name)["Contents"]] == ["spine.csv"]
+def test_nothing_is_put_into_a_bucket_that_is_not_there(s3: Any) -> None:
+    where = {"Bucket": f"bucket-{uuid.uuid4().hex[:12]}", "Key": "k"}
+    assert refused(s3.put_object, **where, Body=b"x") == ("NoSuchBucket", 404)
+    assert refused(s3.create_multipart_upload, **where) == ("NoSuchBucket", 404)
+    assert refused(s3.copy_object, **where, CopySource="a/b") == ("NoSuchBucket", 404)
+    assert refused(s3.head_bucket, Bucket=where["Bucket"]) == ("404", 404)
+
+
+def test_the_buckets_of_feature_groups_are_there(s3: Any, create_group: Callable[..., str]) -> None:
+    """Before anything is in them, so that a client can put its spines and results there at once."""
+    name = f"features-{uuid.uuid4().hex[:8]}"
+    create_group(OfflineStoreConfig={"S3StorageConfig": {"S3Uri": f"s3://{name}/prefix"}})
+    for bucket in (name, "sagemaker-us-east-1-000000000000"):
+        s3.head_bucket(Bucket=bucket)
+        assert bucket in [item["Name"] for item in s3.list_buckets()["Buckets"]]
+        assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+        s3.put_object(Bucket=bucket, Key="spine.csv", Body=b"1,2\n")
+        assert content(s3, bucket, "spine.csv") == b"1,2\n"
+    assert refused(s3.delete_bucket, Bucket=name) == ("BucketNotEmpty", 409)
 
 
 # Objects
@@ -239,6 +254,7 @@ def test_deleting_many(s3: Any, bucket: str) -> None:
 @pytest.fixture(scope="module")
 def listed_bucket(s3: Any) -> tuple[str, list[str]]:
     name = f"bucket-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=name)
     keys = ["a", "a/b", "a/b/c", "a/d", "a0", "b/x y.csv", "b/y.csv", "c//d", "é/1"]
     for key in keys:
         s3.put_object(Bucket=name, Key=key, Body=key.encode())
@@ -651,6 +667,7 @@ def test_a_put_that_is_killed_leaves_the_old_object(tmp_path: Path, clean_enviro
     service = Service(tmp_path / "home", tmp_path / "log")
     with service:
         client = boto3.client("s3", endpoint_url=service.url)
+        client.create_bucket(Bucket="bucket")
         client.put_object(Bucket="bucket", Key="k.csv", Body=b"old")
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
             head = "PUT /bucket/k.csv HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n"
