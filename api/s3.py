@@ -83,7 +83,7 @@ class S3:
         """Whether a request that no other API owns can be one for S3: its path begins with what can be a bucket's name."""
         path: str = scope["path"]
         if path == "/":
-            return bool(scope["method"] in ("GET", "HEAD"))
+            return bool(scope["method"] == "GET")
         return is_bucket_name(path[1:].partition("/")[0])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, payload: Payload) -> None:

@@ -101,8 +101,8 @@ class Body:
             if algorithm not in s3_checksums.NAMES:
                 raise S3Refused("NotImplemented", f"{name}: expected one of {', '.join(s3_checksums.NAMES)}")
             self._checksums[name] = s3_checksums.checksum(algorithm)
-        if self._length is not None:
-            self._require_size(self._length)
+        whole = headers.get("content-length", "") if self._length is None and not payload.streaming else ""
+        self._require_size(self._length or (int(whole) if whole.isdecimal() else 0))
 
     def chunks(self) -> Iterator[bytes]:
         """The content. Only if it comes to its end, all of it is as the client said.

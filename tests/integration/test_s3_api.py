@@ -468,6 +468,7 @@ def test_chunked_bodies_that_are_wrong(
         ({"x-amz-tagging": "a=b"}, "NotImplemented"),
         ({"x-amz-meta-large": "x" * 3000}, "MetadataTooLarge"),
         ({"If-None-Match": '"x"'}, "NotImplemented"),
+        ({"Content-Length": str(6 << 30)}, "EntityTooLarge"),
     ],
 )
 def test_bodies_that_are_not_what_was_said(
