@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from featurestore.changelog.kafka import DELIVERY_S_MAX, KafkaAddress, KafkaPythonProducer
+from featurestore.changelog.kafka import DELIVERY_S_MAX, KafkaAddress, KafkaPythonProducer, connected
 from featurestore.changelog.kafka import Message as KafkaMessage
 from featurestore.errors import StoreCorrupt, StoreUnavailable
 from featurestore.model.stream import Stream
@@ -74,7 +74,7 @@ class UserTopic:
         from kafka.errors import TopicAlreadyExistsError
 
         with self._answering("make topic for dead letters"):
-            admin = KafkaAdminClient(**self._address.client_settings())
+            admin = connected(KafkaAdminClient, self._address)
             try:
                 (found,) = admin.describe_topics([self._stream.dead_letters])
                 if not found["partitions"]:
@@ -219,8 +219,9 @@ class UserTopic:
     def _connect(self) -> Any:
         from kafka import KafkaConsumer
 
-        return KafkaConsumer(
-            **self._address.client_settings(),
+        return connected(
+            KafkaConsumer,
+            self._address,
             group_id=self._stream.consumer_group,
             enable_auto_commit=False,
             isolation_level="read_committed",

@@ -22,6 +22,7 @@ from featurestore.model.change import LogEntry, LoggedChange, PoisonChange, Stam
 from featurestore.model.codec import decode_change, encode_change
 
 _log: Final = logging.getLogger(__name__)
+_client_log: Final = logging.getLogger("kafka.net.manager")
 
 MESSAGE_VERSION: Final = b"\x01"
 HEADER_GROUP: Final = "group"
@@ -149,8 +150,10 @@ def entry_of(shard: int, offset: int, value: bytes | None) -> LogEntry:
 def connected(client: Callable[..., Any], address: KafkaAddress, **settings: Any) -> Any:
     """A KafkaConsumer, KafkaProducer or KafkaAdminClient that has reached a broker.
 
-    Raises: the client's errors; its threads and sockets are gone then, which its constructor alone would leave behind.
+    Raises: the client's errors, with the reason why brokers were not reached, which it only logs. Its threads and sockets are
+    gone then, which its constructor alone would leave behind.
     """
+    from kafka.errors import KafkaConnectionError, KafkaTimeoutError
     from kafka.net.compat import KafkaNetClient
 
     made = []
@@ -159,12 +162,41 @@ def connected(client: Callable[..., Any], address: KafkaAddress, **settings: Any
         made.append(KafkaNetClient(**configs))
         return made[-1]
 
+    reasons = _Reasons()
+    _client_log.addHandler(reasons)
     try:
         return client(**address.client_settings(), **settings, kafka_client=net_client)
-    except BaseException:
+    except BaseException as error:
         for one in made:
             one.close()
+        if isinstance(error, KafkaTimeoutError) and reasons.told:
+            raise KafkaConnectionError(reasons.told) from error
         raise
+    finally:
+        _client_log.removeHandler(reasons)
+
+
+class _Reasons(logging.Handler):
+    """Keeps why attempts to reach a broker failed, as the client logs it: a refused login or certificate is followed by attempts
+    that find no connection or have no time left, and tells more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._told: dict[int, str] = {}
+
+    @property
+    def told(self) -> str:
+        """The most telling of them, or empty."""
+        return self._told[min(self._told)] if self._told else ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from kafka.errors import KafkaConnectionError, KafkaTimeoutError, RequestTimedOutError
+
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(argument, Exception) and not isinstance(argument, KafkaTimeoutError):
+                rank = 2 if isinstance(argument, RequestTimedOutError) else int(isinstance(argument, KafkaConnectionError))
+                self._told[rank] = str(argument)
 
 
 class KafkaProducerPort(Protocol):
