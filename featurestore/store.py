@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from featurestore.audit import Auditor, AuditReport
 from featurestore.batch_ingest import BatchIngest, IngestReport
 from featurestore.changelog.acknowledgements import Acknowledgements
-from featurestore.changelog.kafka import KafkaAddress, KafkaChangeLog, KafkaPythonProducer
+from featurestore.changelog.kafka import KafkaChangeLog
+from featurestore.changelog.kafka_client import KafkaAddress, KafkaPythonProducer
 from featurestore.changelog.protocol import Outbox
 from featurestore.changelog.relay import Relay, outbox_waiting
 from featurestore.engine import Engine, EngineLimits

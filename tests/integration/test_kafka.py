@@ -14,7 +14,8 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 
 from featurestore.audit import Kind
-from featurestore.changelog.kafka import KafkaAddress, KafkaPythonProducer, message_of
+from featurestore.changelog.kafka import message_of
+from featurestore.changelog.kafka_client import KafkaAddress, KafkaPythonProducer
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.changelog.relay import LEASE_KIND, LEASE_S
 from featurestore.changelog.sqlite import SqliteChangeLog
