@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import appends, compacted, freshness, ingest, machine, online, training_set
+from tests.bench import appends, compacted, freshness, ingest, machine, online, redis_memory, redis_online, training_set
 from tests.bench.sheet import Result, Sheet
 
 Benchmark = Callable[[str, int, Path, Sheet, Callable[[str], None]], None]
@@ -19,6 +19,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "compacted": compacted.measure,
     "appends": appends.measure,
     "freshness": freshness.measure,
+    "redis_online": redis_online.measure,
+    "redis_memory": redis_memory.measure,
 }
 SIZES = ("tiny", "canonical")
 ROUNDS = {"tiny": 1, "canonical": 5}
