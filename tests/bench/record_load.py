@@ -56,7 +56,7 @@ def put_records(sheet: Sheet, puts: int, port: int, *, who: str = "records read 
     """
     identifiers = [str(number) for number in range(puts // 2)]
     requests = [
-        _request("PUT", f"/FeatureGroup/{WRITTEN}", _record_body(data.record(identifier, 10, version)), token=True)
+        request("PUT", f"/FeatureGroup/{WRITTEN}", _record_body(data.record(identifier, 10, version)), token=True)
         for version in (1, 2)
         for identifier in identifiers
     ]
@@ -81,10 +81,10 @@ def get_work(port: int, group: Group, *, distinct: int, count: int) -> Work:
     identifiers = [str(number) for number in range(0, group.records, group.records // distinct)][:distinct]
     requests, sums = [], []
     for identifier in identifiers:
-        request = _request("GET", f"/FeatureGroup/{group.name}?RecordIdentifierValueAsString={identifier}")
-        body = fetch(port, request)
+        sent = request("GET", f"/FeatureGroup/{group.name}?RecordIdentifierValueAsString={identifier}")
+        body = fetch(port, sent)
         _require(_pairs(json.loads(body)["Record"]) == data.record(identifier, group.features, 0), identifier)
-        requests.append(request)
+        requests.append(sent)
         sums.append(zlib.crc32(body))
     return Work(f"GetRecord, {group.features} features", requests, sums, count)
 
@@ -94,11 +94,11 @@ def batch_work(port: int, group: Group, *, distinct: int, count: int) -> Work:
     requests, sums = [], []
     for number in range(distinct):
         identifiers = [str((number + index * distinct) % group.records) for index in range(BATCH_IDENTIFIERS)]
-        request = _request("POST", "/BatchGetRecord", _batch_body(group.name, identifiers))
-        body = fetch(port, request)
+        sent = request("POST", "/BatchGetRecord", _batch_body(group.name, identifiers))
+        body = fetch(port, sent)
         right = [data.record(identifier, group.features, 0) for identifier in identifiers]
-        _require(_records(body) == right, request.head.decode())
-        requests.append(request)
+        _require(_records(body) == right, sent.head.decode())
+        requests.append(sent)
         sums.append(zlib.crc32(body))
     return Work(f"BatchGetRecord, {BATCH_IDENTIFIERS} x {group.features} features", requests, sums, count)
 
@@ -107,7 +107,7 @@ def _require(right: bool, what: str) -> None:
     assert right, f"wrong answer to {what[-200:]}"
 
 
-def _request(method: str, path: str, body: bytes = b"", *, token: bool = False) -> Request:
+def request(method: str, path: str, body: bytes = b"", *, token: bool = False) -> Request:
     lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1", "accept: application/json"]
     if body:
         lines += ["content-type: application/json", f"content-length: {len(body)}"]
