@@ -26,7 +26,9 @@ from featurestore.store import FeatureStore
 from tests.bench import data
 from tests.bench.redis_online import DURABLE, SHARDS, server_version
 from tests.kafka_server import JARS, JVM, KafkaServer
-from tests.redis_server import RedisServer
+from tests.kafka_server import MISSING as NO_KAFKA
+from tests.redis_server import BINARY, RedisServer
+from tests.redis_server import MISSING as NO_REDIS
 from tests.service import Worker
 
 GROUP = "records"
@@ -49,10 +51,12 @@ class Deployment:
         self._stack = ExitStack()
 
     def __enter__(self) -> Deployment:
+        self.brokers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
+        assert BINARY is not None, NO_REDIS
+        assert self.brokers or (JARS / ".installed").exists(), NO_KAFKA
         with ExitStack() as stack:
             self.redis = RedisServer(self.folder / "redis", **DURABLE)
             stack.callback(self.redis.kill)
-            self.brokers = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
             if not self.brokers:
                 kafka = KafkaServer(self.folder / "kafka").start()
                 stack.callback(kafka.kill)

@@ -18,7 +18,7 @@ from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from tests.bench import data
 from tests.bench.answers import table_checksum
-from tests.bench.deployment import Deployment
+from tests.bench.deployment import Deployment, new_topic
 from tests.bench.freshness import GROUP, VISIBLE_S_MAX, Probe, percentiles, training_set, values_checksum
 from tests.bench.load import Load, Plan, Request, drive
 from tests.bench.record_load import request
@@ -73,12 +73,12 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
             }
             | deployment.facts()
         )
-        deployments = {EMBEDDED: {}, PRODUCTION: deployment.settings()}
+        production = deployment.settings(kafka_topic=new_topic("changes"))
+        homes = {EMBEDDED: ("embedded", {}), PRODUCTION: ("production", production)}
         ports = {}
-        for who, settings in deployments.items():
+        for who, (home, settings) in homes.items():
             say(f"starting {who}")
-            home = folder / who.partition(" ")[0].strip(",").lower()
-            ports[who] = stack.enter_context(_running(home, size, settings))
+            ports[who] = stack.enter_context(_running(folder / home, size, settings))
         for number in range(rounds):
             say(f"round {number + 1}/{rounds}")
             p99_s = {}

@@ -36,7 +36,7 @@ HASH, JSON = "a hash, one field per feature", "a JSON text"
 PAGE = 1000
 WARMING = 10
 """Records that are written first, so that what the server keeps for a script or a connection is there before."""
-SETTLED_READINGS, READING_S = 5, 0.1
+SETTLED_READINGS, READING_S = 5, 0.03
 CHECKED = 1000
 
 
