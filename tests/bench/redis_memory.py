@@ -98,7 +98,8 @@ class _Records:
 
 def _round(sheet: Sheet, records: _Records, server: RedisServer, client: redis.Redis) -> None:
     sizes: dict[str, float] = {}
-    answers = {"records as put": _checksum(records, [records.texts(change) for change in records.changes[:CHECKED]])}
+    put = [dict(data.record(change.record_id, records.features, 0)) for change in records.changes[:CHECKED]]
+    answers = {"records as put": _checksum(records, put)}
     ways: dict[str, Callable[[Keyspace, Sequence[Change]], float]] = {
         OURS: _load,
         WAITING: lambda keyspace, some: _put(keyspace, some, write_ids=False),
