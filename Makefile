@@ -45,7 +45,7 @@ check: setup ## Lint, types and the fast tests
 crash: setup ## The long crash runs (the suite has a shorter one)
 	CRASH_ROUNDS=$${CRASH_ROUNDS:-50} $(BIN)/pytest -q tests/crash
 
-bench: setup ## The benchmarks in canonical size; results are appended to docs/benchmarks.ndjson
+bench: setup services ## The benchmarks in canonical size; results are appended to docs/benchmarks.ndjson
 	$(BIN)/python -m tests.bench
 
 lock: setup ## Resolve dependencies anew into requirements.lock (needs uv)

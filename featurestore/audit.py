@@ -195,6 +195,22 @@ class Auditor:
         """
         return replanned(lambda: self._audit(group, progress))
 
+    def former_changes(self, group: FeatureGroup) -> dict[int, int]:
+        """Per shard how many changes of a group are in the offline store, or on their way there, beyond those that the online
+        store has logged: what `OnlineStore.count_former` wants to know after that store was replaced.
+
+        Raises:
+            StoreUnavailable
+        """
+        with self._moment(group) as moment:
+            quarantine = self._quarantine(group)
+            waiting = Counter(item.stamp.shard for item in moment.unwritten(quarantine))
+            return {
+                shard: more
+                for shard in range(self._shards)
+                if (more := moment.accounted(shard, waiting, quarantine) - moment.tally(shard).changes) > 0
+            }
+
     def _audit(self, group: FeatureGroup, progress: Progress) -> AuditReport:
         with self._moment(group) as moment:
             found = _Findings()
@@ -230,7 +246,7 @@ class Auditor:
                 tuple(
                     ShardAudit(
                         shard,
-                        moment.tally(shard).changes,
+                        moment.tally(shard).acknowledged,
                         moment.version.streamed.get(str(shard), 0),
                         waiting[shard],
                         quarantine.count(shard),
@@ -421,9 +437,9 @@ class Auditor:
     ) -> None:
         """Compare the counts of each shard."""
         for shard in range(self._shards):
-            acknowledged = moment.tally(shard).changes
-            streamed, quarantined = moment.version.streamed.get(str(shard), 0), quarantine.count(shard)
-            if acknowledged != (known := streamed + waiting[shard] + quarantined):
+            acknowledged = moment.tally(shard).acknowledged
+            if acknowledged != (known := moment.accounted(shard, waiting, quarantine)):
+                streamed, quarantined = moment.version.streamed.get(str(shard), 0), quarantine.count(shard)
                 detail = (
                     f"{acknowledged:,} were acknowledged, {known:,} are accounted for: {streamed:,} written from the log, "
                     f"{waiting[shard]:,} waiting in it, {quarantined:,} in quarantine"
@@ -477,6 +493,16 @@ class _Moment:
 
     def tally(self, shard: int) -> Tally:
         return self.tallies.get(shard, Tally())
+
+    def accounted(self, shard: int, waiting: Mapping[int, int], quarantine: _Quarantine) -> int:
+        """How many changes for the offline store are known of, wherever they are."""
+        return self.version.streamed.get(str(shard), 0) + waiting.get(shard, 0) + quarantine.count(shard)
+
+    def unwritten(self, quarantine: _Quarantine) -> Iterator[LoggedChange]:
+        """The changes for the offline store that are in the log alone."""
+        for item in self.waiting():
+            if item.change.targets & OFFLINE and not quarantine.holds(item.stamp):
+                yield item
 
     def waiting(self) -> Iterator[LoggedChange]:
         """The changes of the group that the table has not, each once."""
@@ -601,9 +627,7 @@ class _Comparison:
         """Take in the changes that are in the log alone; returns how many there are per shard."""
         waiting: Counter[int] = Counter()
         held: list[LoggedChange] = []
-        for item in moment.waiting():
-            if quarantine.holds(item.stamp) or not item.change.targets & OFFLINE:
-                continue
+        for item in moment.unwritten(quarantine):
             waiting[item.stamp.shard] += 1
             held.append(item)
             if len(held) == CHANGES_HELD:

@@ -488,10 +488,10 @@ def rebuild_online(
 ) -> None:
     """Restore online records from the offline store and the change log, after the online store was lost or fell behind."""
     with _open(home) as store:
-        table = _table("group", "records", "hard deletes", "changed online")
+        table = _table("group", "records", "hard deletes", "changed online", "changes of a former store")
         for name in names or [group.name for group in store.feature_groups() if group.online and group.offline]:
             done = store.rebuild_online(name)
-            table.add_row(name, f"{done.records:,}", f"{done.hard_deletes:,}", f"{done.changed:,}")
+            table.add_row(name, f"{done.records:,}", f"{done.hard_deletes:,}", f"{done.changed:,}", f"{done.former_changes:,}")
         _out.print(table, markup=False)
 
 
@@ -622,7 +622,9 @@ def _work(home: Path | None, name: str, make: Callable[[FeatureStore], _Worker])
 
 def _quieten() -> None:
     """The Kafka client logs each attempt to connect; we log what came of them."""
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    client_log = logging.getLogger("kafka")
+    client_log.addHandler(logging.NullHandler())
+    client_log.propagate = False
 
 
 def _age(age_s: float | None) -> str:

@@ -60,12 +60,14 @@ class Rebuilt:
         records: identifiers whose newest row was loaded, soft deleted ones included.
         hard_deletes: identifiers that were ever hard deleted.
         changed: of these and of what was on its way to the table, how many changed the online store.
+        former_changes: how many changes are known of which another online store has logged, before this one took its place.
     """
 
     version: int
     records: int
     hard_deletes: int
     changed: int
+    former_changes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from featurestore.batch_ingest import BatchIngest, IngestReport
 from featurestore.buckets.opening import open_buckets
 from featurestore.buckets.protocol import Buckets
 from featurestore.changelog.acknowledgements import Acknowledgements
-from featurestore.changelog.kafka import KafkaAddress, KafkaChangeLog, KafkaPythonProducer
+from featurestore.changelog.kafka import KafkaChangeLog
+from featurestore.changelog.kafka_client import KafkaAddress, KafkaPythonProducer
 from featurestore.changelog.protocol import Outbox
 from featurestore.changelog.relay import Relay, outbox_waiting
 from featurestore.engine import Engine, EngineLimits
@@ -616,7 +617,7 @@ class FeatureStore:
             SettingsInvalid: `log`, and there is no Kafka in the settings.
         """
         if durability is Durability.LOG:
-            self.require_kafka()
+            self.require_kafka("durability=log")
         return self.update(name, lambda group: replace(group, durability=durability))
 
     def retain(self, name: str) -> Retained:
@@ -728,20 +729,21 @@ class FeatureStore:
         if group.online is None:
             raise ValidationFailed.one("feature group", "one with an online store", name)
         with bar(f"rebuild {name}", show=progress) as report:
-            return self._rebuilder.rebuild(group, progress=report)
+            rebuilt = self._rebuilder.rebuild(group, progress=report)
+        former = self._auditor.former_changes(group)
+        self._loop.run(self.online.count_former(group.group_id, former))
+        return replace(rebuilt, former_changes=sum(former.values()))
 
     # Streams
 
-    def require_kafka(self) -> KafkaAddress:
-        """The Kafka cluster of the settings.
+    def require_kafka(self, what: str = "streams") -> KafkaAddress:
+        """The Kafka cluster of the settings, without which there is no `what`.
 
         Raises:
             SettingsInvalid: there is none.
         """
         if not self.settings.kafka_bootstrap_servers:
-            raise SettingsInvalid.one(
-                "FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS", "the brokers of a Kafka cluster, as streams need one"
-            )
+            raise SettingsInvalid.one("FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS", f"the brokers of a Kafka cluster, for {what}")
         return _kafka_address(self.settings)
 
     def add_stream(
@@ -935,7 +937,7 @@ class FeatureStore:
         Raises:
             SettingsInvalid: there is no Kafka in the settings.
         """
-        address = self.require_kafka()
+        address = self.require_kafka("the relay")
         assert self._log is not None, "there is Kafka in the settings"
         return Relay(self._changes, self._log, KafkaPythonProducer(address), self.leases, self.owner)
 

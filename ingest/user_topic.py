@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from featurestore.changelog.kafka import DELIVERY_S_MAX, KafkaAddress, KafkaPythonProducer
-from featurestore.changelog.kafka import Message as KafkaMessage
+from featurestore.changelog.kafka_client import DELIVERY_S_MAX, KafkaAddress, KafkaPythonProducer, answering, connected
+from featurestore.changelog.kafka_client import Message as KafkaMessage
 from featurestore.errors import StoreCorrupt, StoreUnavailable
 from featurestore.model.stream import Stream
 from featurestore.streaming import MESSAGES_MAX, Message, MessageFailure
@@ -73,8 +73,8 @@ class UserTopic:
         from kafka.admin import NewTopic
         from kafka.errors import TopicAlreadyExistsError
 
-        with self._answering("make topic for dead letters"):
-            admin = KafkaAdminClient(**self._address.client_settings())
+        with answering(self._operation("make topic for dead letters"), self._address):
+            admin = connected(KafkaAdminClient, self._address)
             try:
                 (found,) = admin.describe_topics([self._stream.dead_letters])
                 if not found["partitions"]:
@@ -190,6 +190,9 @@ class UserTopic:
         self._disconnect()
         self._dead_letters.close()
 
+    def _operation(self, name: str) -> str:
+        return f"stream {self._stream.name}: {name}"
+
     def _begin(self, consumer: Any, part: Any) -> int:
         """Where to go on: the committed offset, or the first message of the stream's start time, or the first there is."""
         committed = consumer.committed(part)
@@ -207,7 +210,7 @@ class UserTopic:
 
     @contextmanager
     def _session(self, operation: str) -> Iterator[Any]:
-        with self._answering(operation):
+        with answering(self._operation(operation), self._address):
             try:
                 if self._consumer is None:
                     self._consumer = self._connect()
@@ -219,8 +222,9 @@ class UserTopic:
     def _connect(self) -> Any:
         from kafka import KafkaConsumer
 
-        return KafkaConsumer(
-            **self._address.client_settings(),
+        return connected(
+            KafkaConsumer,
+            self._address,
             group_id=self._stream.consumer_group,
             enable_auto_commit=False,
             isolation_level="read_committed",
@@ -233,15 +237,3 @@ class UserTopic:
         self._assigned = frozenset()
         if consumer is not None:
             consumer.close(autocommit=False)
-
-    @contextmanager
-    def _answering(self, operation: str) -> Iterator[None]:
-        from kafka.errors import KafkaError
-
-        try:
-            yield
-        except (KafkaError, OSError) as error:
-            hint = "see FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS"
-            raise StoreUnavailable(
-                f"stream {self._stream.name}: {operation}", f"{self._address.servers}: {error}", hint=hint
-            ) from error

@@ -17,6 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,43 @@ def require_kafka() -> None:
         pytest.skip(MISSING)
 
 
+@dataclass(frozen=True)
+class Login:
+    """How clients of a broker prove who they are, and the broker to them who it is.
+
+    Attributes:
+        pem: its key and certificate.
+    """
+
+    user: str
+    password: str
+    pem: Path
+
+    def settings(self) -> dict[str, object]:
+        """For the broker, which is a client of itself."""
+        module = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        return {
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": (
+                f'{module} required username="{self.user}" password="{self.password}";'
+            ),
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": self.pem,
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": self.pem,
+        }
+
+
 class KafkaServer:
     """A broker on a port of its own. `start` it, then `stop`, `kill`, `pause`, `go_on`, and `start` it again.
 
     Args:
         retention_check_ms: how often it deletes what the retention of a topic has passed.
+        login: clients then talk to it by TLS, and log in with SCRAM.
     """
 
-    def __init__(self, folder: Path, *, retention_check_ms: int = 300_000) -> None:
+    def __init__(self, folder: Path, *, retention_check_ms: int = 300_000, login: Login | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "broker.log"
         port, controller_port = _free_ports(2)
@@ -72,11 +102,14 @@ class KafkaServer:
         self._properties = folder / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
+        clients = "PLAINTEXT" if login is None else "SASL_SSL"
         settings = {
             "node.id": 1,
             "process.roles": "broker,controller",
-            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+            "listeners": f"{clients}://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": f"{clients}://127.0.0.1:{port}",
+            "listener.security.protocol.map": f"CONTROLLER:PLAINTEXT,{clients}:{clients}",
+            "inter.broker.listener.name": clients,
             "controller.listener.names": "CONTROLLER",
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
             "log.dirs": folder / "data",
@@ -98,9 +131,13 @@ class KafkaServer:
             "num.network.threads": 2,
             "num.io.threads": 2,
         }
+        if login is not None:
+            settings |= login.settings()
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         cluster_id = f"A{base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]}"  # a dash in front would be an option
         format_storage = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(self._properties)]
+        if login is not None:
+            format_storage += ["--add-scram", f"SCRAM-SHA-512=[name={login.user},password={login.password}]"]
         done = subprocess.run(_java(*format_storage), capture_output=True, text=True, timeout=START_S_MAX)
         assert done.returncode == 0, done.stdout + done.stderr
 

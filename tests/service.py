@@ -90,6 +90,11 @@ class Worker:
         self._environ = clean | {f"FEATURESTORE_{name.upper()}": value for name, value in settings.items()}
         self._process: subprocess.Popen[str] | None = None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self, *, wait: bool = True) -> Worker:
         """Start it and, unless told not to wait, return when it is ready."""
         with self.log.open("a") as log:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
+from featurestore.changelog.kafka_client import MESSAGE_BYTES_MAX, KafkaAddress, Message, answering, connected
 from featurestore.errors import SettingsInvalid, StoreCorrupt, StoreUnavailable
 from featurestore.model.change import LogEntry, LoggedChange, PoisonChange, Stamp
 from featurestore.model.codec import decode_change, encode_change
@@ -28,78 +28,15 @@ HEADER_GROUP: Final = "group"
 HEADER_OP: Final = "op"
 HEADER_SEQ: Final = "seq"
 
-CONNECT_S_MAX: Final = 5.0
-"""How long it may take to find a broker that answers."""
-ANSWER_S_MAX: Final = 10.0
-"""How long Kafka may take to answer one request before it counts as down."""
-DELIVERY_S_MAX: Final = 15.0
-"""How long a batch may take to be acknowledged, repeated attempts of the client included."""
 STALLED_S_MAX: Final = 15.0
 """How long entries that exist may take to arrive."""
 POLL_MS: Final = 500
-LINGER_MS: Final = 5
-BATCH_BYTES: Final = 256 << 10
 FETCH_BYTES: Final = 8 << 20
 """Of one partition in one answer; what is larger comes alone."""
-MESSAGE_BYTES_MAX: Final = 8 << 20
-"""A record has at most 350 KiB of text; packed, and with the largest batch of the client around it, that is far below."""
 RETENTION_MS: Final = 7 * 24 * 3600 * 1000
 """Of topics made here. It must be longer than the offline writer is ever out of order."""
 TAIL_ENTRIES: Final = 2_000
 """Of a shard, looked at for the newest stamp: more than a relay that died has sent twice, see `relay.CHUNK_ENTRIES`."""
-
-
-@dataclass(frozen=True, slots=True)
-class KafkaAddress:
-    """Which topic of which cluster, and how to reach it.
-
-    Attributes:
-        servers: `host:port`, comma separated.
-        security_protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.
-        sasl_mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty without SASL.
-        ca_file: PEM file of the authorities to trust; empty for the system's.
-    """
-
-    servers: str
-    topic: str
-    security_protocol: str = "PLAINTEXT"
-    sasl_mechanism: str = ""
-    sasl_user: str = ""
-    sasl_password: str = field(default="", repr=False)
-    ca_file: str = ""
-
-    def client_settings(self) -> dict[str, Any]:
-        """What every client of this cluster is made with."""
-        settings: dict[str, Any] = {
-            "bootstrap_servers": [server.strip() for server in self.servers.split(",")],
-            "client_id": "featurestore",
-            "security_protocol": self.security_protocol,
-            "request_timeout_ms": int(ANSWER_S_MAX * 1000),
-            "bootstrap_timeout_ms": int(CONNECT_S_MAX * 1000),
-            "reconnect_backoff_max_ms": 1000,
-        }
-        if self.security_protocol.startswith("SASL"):
-            settings |= {
-                "sasl_mechanism": self.sasl_mechanism,
-                "sasl_plain_username": self.sasl_user,
-                "sasl_plain_password": self.sasl_password,
-            }
-        if self.ca_file:
-            settings["ssl_cafile"] = self.ca_file
-        return settings
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What is sent for one log entry.
-
-    Attributes:
-        timestamp_ms: when the service took the change, milliseconds since 1970; None if nobody knows.
-    """
-
-    value: bytes
-    timestamp_ms: int | None
-    headers: Sequence[tuple[str, bytes]]
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -144,98 +81,6 @@ def entry_of(shard: int, offset: int, value: bytes | None) -> LogEntry:
         return LogEntry(offset, LoggedChange(decode_change(envelope.body), stamp))
     except StoreCorrupt as error:
         return LogEntry(offset, PoisonChange(envelope.body, str(error), stamp))
-
-
-def connected(client: Callable[..., Any], address: KafkaAddress, **settings: Any) -> Any:
-    """A KafkaConsumer, KafkaProducer or KafkaAdminClient that has reached a broker.
-
-    Raises: the client's errors; its threads and sockets are gone then, which its constructor alone would leave behind.
-    """
-    from kafka.net.compat import KafkaNetClient
-
-    made = []
-
-    def net_client(**configs: Any) -> Any:
-        made.append(KafkaNetClient(**configs))
-        return made[-1]
-
-    try:
-        return client(**address.client_settings(), **settings, kafka_client=net_client)
-    except BaseException:
-        for one in made:
-            one.close()
-        raise
-
-
-class KafkaProducerPort(Protocol):
-    """What the relay needs of a producer. Synchronous, of one thread at a time."""
-
-    def send(self, partition: int, messages: Sequence[Message]) -> None:
-        """Append the messages to a partition; returns when all are acknowledged by all replicas in sync, in this order.
-
-        Raises:
-            StoreUnavailable: any of them may have been appended, some of them later than this returns. Send all of them again.
-        """
-
-    def close(self) -> None:
-        """Release connections. What was not acknowledged is given up."""
-
-
-class KafkaPythonProducer:
-    """See `KafkaProducerPort`; with kafka-python.
-
-    Idempotent, so that what the client repeats by itself is there once and in order, and with one request under way. After a
-    failure the client is given up for a new one: it may still hold messages that it would send later.
-    """
-
-    def __init__(self, address: KafkaAddress) -> None:
-        self._address = address
-        self._client: Any = None
-
-    def send(self, partition: int, messages: Sequence[Message]) -> None:
-        with _answering("send to Kafka", self._address):
-            try:
-                if self._client is None:
-                    self._client = self._connect()
-                futures = [
-                    self._client.send(
-                        self._address.topic,
-                        value=message.value,
-                        headers=list(message.headers),
-                        partition=partition,
-                        timestamp_ms=message.timestamp_ms,
-                    )
-                    for message in messages
-                ]
-                deadline_s = time.monotonic() + DELIVERY_S_MAX + ANSWER_S_MAX
-                for future in futures:
-                    future.get(max(0.001, deadline_s - time.monotonic()))
-            except BaseException:
-                self.close()
-                raise
-
-    def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client._sender.force_close()  # `close` alone waits for what can't be sent, and gives up closing when that fails
-            client.close(timeout=ANSWER_S_MAX)
-
-    def _connect(self) -> Any:
-        from kafka import KafkaProducer
-
-        return connected(
-            KafkaProducer,
-            self._address,
-            acks="all",
-            enable_idempotence=True,
-            max_in_flight_requests_per_connection=1,
-            delivery_timeout_ms=int(DELIVERY_S_MAX * 1000),
-            max_block_ms=int(ANSWER_S_MAX * 1000),
-            linger_ms=LINGER_MS,
-            batch_size=BATCH_BYTES,
-            max_request_size=MESSAGE_BYTES_MAX,
-            allow_auto_create_topics=False,
-        )
 
 
 class KafkaChangeLog:
@@ -366,7 +211,7 @@ class KafkaChangeLog:
     @contextmanager
     def _session(self, operation: str) -> Iterator[Any]:
         """A connected consumer for one operation of one thread, with the topic checked; given up after a failure."""
-        with self._lock, _answering(operation, self._address):
+        with self._lock, answering(operation, self._address):
             try:
                 if not self._is_checked:
                     _check_topic(self._address, self._shards)
@@ -438,15 +283,3 @@ def _check_topic(address: KafkaAddress, shards: int) -> None:
             raise SettingsInvalid.one("FEATURESTORE_KAFKA_TOPIC", expected, f"{address.topic}, which has {policy}")
     finally:
         admin.close()
-
-
-@contextmanager
-def _answering(operation: str, address: KafkaAddress) -> Iterator[None]:
-    """The client's errors as StoreUnavailable."""
-    from kafka.errors import KafkaError
-
-    try:
-        yield
-    except (KafkaError, OSError) as error:
-        hint = "see FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS"
-        raise StoreUnavailable(operation, f"{address.servers}: {error}", hint=hint) from error

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol
 
-from featurestore.changelog.kafka import KafkaProducerPort, message_of
+from featurestore.changelog.kafka import message_of
+from featurestore.changelog.kafka_client import KafkaProducerPort
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.errors import StoreCorrupt, StoreUnavailable
 from featurestore.model.change import LogEntry, Stamp

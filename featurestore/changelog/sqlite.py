@@ -32,6 +32,8 @@ _DDL: Final = (
     "api_time_us_last INTEGER NOT NULL, offset_trimmed INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS tally (group_id INTEGER NOT NULL, shard INTEGER NOT NULL, changes INTEGER NOT NULL, "
     "offline_only INTEGER NOT NULL, online_only INTEGER NOT NULL, PRIMARY KEY (group_id, shard)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS former (group_id INTEGER NOT NULL, shard INTEGER NOT NULL, changes INTEGER NOT NULL, "
+    "PRIMARY KEY (group_id, shard)) WITHOUT ROWID",
 )
 _COUNT: Final = (
     "INSERT INTO tally VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (group_id, shard) DO UPDATE SET "

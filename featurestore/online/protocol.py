@@ -66,11 +66,18 @@ class Tally:
         changes: logged changes that target the offline store.
         offline_only: of those, the ones that do not target the online store; and rows of batch ingests of that kind.
         online_only: logged changes that do not target the offline store.
+        former: as `changes`, of a store that this one replaced, see `OnlineStore.count_former`.
     """
 
     changes: int = 0
     offline_only: int = 0
     online_only: int = 0
+    former: int = 0
+
+    @property
+    def acknowledged(self) -> int:
+        """Changes that the offline store has, or is to get."""
+        return self.changes + self.former
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +210,14 @@ class OnlineStore(Protocol):
 
     async def count_offline_only(self, group_id: int, rows: Mapping[int, int]) -> None:
         """Count `rows[shard]` rows of a batch that is about to go to the offline store and not to this one, see `Tally`.
+
+        Raises:
+            StoreUnavailable
+        """
+
+    async def count_former(self, group_id: int, changes: Mapping[int, int]) -> None:
+        """Remember that `changes[shard]` changes of a group which the offline store has, or is to get, were logged by a store
+        that this one replaced. A smaller number than before changes nothing. Idempotent.
 
         Raises:
             StoreUnavailable

@@ -63,7 +63,9 @@ DROP_PASSES_MAX: Final = 10
 
 _WRITE: Final = "write online store"
 _READ: Final = "read online store"
-_APPLY, _LOAD, _RESERVE, _ADVANCE, _ERASE, _DROP = map(load_script, ("apply", "load", "reserve", "advance", "erase", "drop"))
+_APPLY, _LOAD, _RESERVE, _ADVANCE, _ERASE, _DROP, _FORMER = map(
+    load_script, ("apply", "load", "reserve", "advance", "erase", "drop", "former")
+)
 _OUTCOMES: Final = {0: Outcome.NEWEST, 1: Outcome.HISTORIC, 2: Outcome.REFUSED}
 _DONE_BEFORE: Final = 3
 _FULL: Final = 8
@@ -193,6 +195,10 @@ class RedisOnlineStore:
             Call(shard, ("HINCRBY", self._keys[shard].tally, f"{group_id}:offline_only", count)) for shard, count in rows.items()
         ]
         await self._in_bulk(_WRITE, calls)
+
+    async def count_former(self, group_id: int, changes: Mapping[int, int]) -> None:
+        calls = [_FORMER.call(shard, [self._keys[shard].tally], [group_id, count]) for shard, count in changes.items()]
+        await self._in_bulk(_WRITE, calls, repeatable=True)
 
     @contextmanager
     def snapshot(self, group_id: int) -> Iterator[OnlineSnapshot]:

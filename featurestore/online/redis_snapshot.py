@@ -131,10 +131,7 @@ class RedisSnapshot:
             for reply in replies:
                 if isinstance(reply, Exception):
                     raise StoreUnavailable("begin snapshot", str(reply)) from reply
-        return [
-            _Moment(int(seq), int(first), Tally(int(changes), int(offline_only), int(online_only)), int(records))
-            for seq, first, changes, offline_only, online_only, records in replies
-        ]
+        return [_Moment(int(seq), int(first), Tally(*map(int, counts)), int(records)) for seq, first, *counts, records in replies]
 
     def _as_they_were(self, page: Mapping[int, Sequence[tuple[bytes, str]]], seen: _Seen) -> list[tuple[bytes, bytes]]:
         """Keys and values at the moment, without records that came later and those seen before."""

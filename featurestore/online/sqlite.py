@@ -124,6 +124,14 @@ _REMOVE: Final = "DELETE FROM record WHERE group_id = ? AND record_id = ?"
 _MARK_ERASED: Final = (
     "INSERT INTO erased VALUES (?1, ?2, ?3) ON CONFLICT (group_id, subject) DO UPDATE SET until_us = max(until_us, ?3)"
 )
+_COUNT_FORMER: Final = (
+    "INSERT INTO former VALUES (?1, ?2, ?3) ON CONFLICT (group_id, shard) DO UPDATE SET changes = max(changes, ?3)"
+)
+_TALLIES: Final = (
+    "SELECT shard, sum(changes), sum(offline_only), sum(online_only), sum(former) FROM ("
+    "SELECT shard, changes, offline_only, online_only, 0 AS former FROM tally WHERE group_id = ?1 "
+    "UNION ALL SELECT shard, 0, 0, 0, changes FROM former WHERE group_id = ?1) GROUP BY shard"
+)
 _HAS_ERASED: Final = "SELECT 1 FROM erased WHERE group_id = ? LIMIT 1"
 _ERASED_UNTIL: Final = "SELECT until_us FROM erased WHERE group_id = ? AND subject = ?"
 
@@ -328,6 +336,12 @@ class SqliteOnlineStore:
 
         await self._submit(run, 1)
 
+    async def count_former(self, group_id: int, changes: Mapping[int, int]) -> None:
+        def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> None:
+            connection.executemany(_COUNT_FORMER, [(group_id, shard, count) for shard, count in changes.items()])
+
+        await self._submit(run, 1)
+
     @contextmanager
     def snapshot(self, group_id: int) -> Iterator[OnlineSnapshot]:
         with closing(open_database(self._path)) as connection:
@@ -455,9 +469,7 @@ class _Snapshot:
         connection.execute("BEGIN")
         self._tallies = {
             shard: Tally(*counts)
-            for rows in self._pages(
-                "SELECT shard, changes, offline_only, online_only FROM tally WHERE group_id = ?", group_id
-            )  # the first read: from here on the transaction sees what is committed now
+            for rows in self._pages(_TALLIES, group_id)  # the first read: the transaction sees what is committed now
             for shard, *counts in rows
         }
 

@@ -61,22 +61,22 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
         Service(home, folder / "service.log", flush_s=str(size.flush_s)) as service,
         closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=VISIBLE_S_MAX)) as connection,
     ):
-        probe = _Probe(connection, size.flush_s)
+        probe = Probe(connection, size.flush_s)
         for number in range(rounds):
             say(f"round {number + 1}/{rounds}")
             still = [probe.read_only() for _ in range(size.fresh)]
             fresh = [probe.fresh() for _ in range(size.fresh)]
             background = [probe.background() for _ in range(size.background)]
-            sheet.add(TABLE, "the training set alone, nothing new to write", _percentiles(still))
-            sheet.add(TABLE, "PutRecord, then a training set with fresh=True", _percentiles(fresh))
-            sheet.add(TABLE, "PutRecord, then polling with fresh=False", _percentiles(background))
+            sheet.add(TABLE, "the training set alone, nothing new to write", percentiles(still))
+            sheet.add(TABLE, "PutRecord, then a training set with fresh=True", percentiles(fresh))
+            sheet.add(TABLE, "PutRecord, then polling with fresh=False", percentiles(background))
             sheet.ratio("put + fresh training set / training set alone (p50)", _p50(fresh), _p50(still))
-            sheet.check("values, in order", {"put": _checksum(probe.put), "in training sets": _checksum(probe.seen)})
+            sheet.check("values, in order", {"put": values_checksum(probe.put), "in training sets": values_checksum(probe.seen)})
             probe.put.clear()
             probe.seen.clear()
 
 
-class _Probe:
+class Probe:
     """Puts a value that was never there and waits until a training set has it."""
 
     def __init__(self, connection: http.client.HTTPConnection, flush_s: float) -> None:
@@ -128,24 +128,34 @@ class _Probe:
 
     def _look(self, *, fresh: bool) -> int:
         """The value that a training set has for now; -1 for none."""
-        spine = pa.table({"zone": [1], "at": pa.array([datetime.now(UTC)], pa.timestamp("us", tz="UTC"))})
-        body = io.BytesIO()
-        with pa.ipc.new_stream(body, spine.schema) as writer:
-            writer.write_table(spine)
-        request = json.dumps({"features": [f"{GROUP}.*"], "event_time": "at", "fresh": fresh})
-        answer = self._send("POST", f"/v1/training-sets?request={quote(request)}", body.getvalue(), accept=ARROW)
-        value = pa.ipc.open_stream(answer).read_all()[f"{GROUP}.trips"][0].as_py()
-        return -1 if value is None else int(value)
+        (value,) = training_set(self._connection, [1], datetime.now(UTC), fresh=fresh)
+        return -1 if value is None else value
 
-    def _send(self, method: str, path: str, body: bytes = b"", accept: str = "*/*") -> bytes:
-        self._connection.request(method, path, body, {"content-type": ARROW, "accept": accept})
-        answer = self._connection.getresponse()
-        answered = answer.read()
-        assert answer.status == 200, answered
-        return answered
+    def _send(self, method: str, path: str, body: bytes = b"") -> bytes:
+        return send(self._connection, method, path, body)
 
 
-def _percentiles(took_ms: list[float]) -> dict[str, float]:
+def training_set(connection: http.client.HTTPConnection, zones: list[int], at: datetime, *, fresh: bool) -> list[int | None]:
+    """The feature `trips` of some zones as of a time, from a training set of all features."""
+    spine = pa.table({"zone": zones, "at": pa.array([at] * len(zones), pa.timestamp("us", tz="UTC"))})
+    body = io.BytesIO()
+    with pa.ipc.new_stream(body, spine.schema) as writer:
+        writer.write_table(spine)
+    request = json.dumps({"features": [f"{GROUP}.*"], "event_time": "at", "fresh": fresh})
+    answer = send(connection, "POST", f"/v1/training-sets?request={quote(request)}", body.getvalue(), accept=ARROW)
+    found: list[int | None] = pa.ipc.open_stream(answer).read_all()[f"{GROUP}.trips"].to_pylist()
+    return found
+
+
+def send(connection: http.client.HTTPConnection, method: str, path: str, body: bytes, accept: str = "*/*") -> bytes:
+    connection.request(method, path, body, {"content-type": ARROW, "accept": accept})
+    answer = connection.getresponse()
+    answered = answer.read()
+    assert answer.status == 200, answered
+    return answered
+
+
+def percentiles(took_ms: list[float]) -> dict[str, float]:
     ordered = sorted(took_ms)
     return {"p50, ms": percentile(ordered, 50), "p99, ms": percentile(ordered, 99)}
 
@@ -154,7 +164,7 @@ def _p50(took_ms: list[float]) -> float:
     return percentile(sorted(took_ms), 50)
 
 
-def _checksum(values: list[int]) -> str:
+def values_checksum(values: list[int]) -> str:
     """Of values relative to the smallest, so that each round must give the same."""
     relative = [value - min(values) for value in values]
     return table_checksum(pa.table({"position": list(range(len(values))), "value": pa.array(relative, pa.int64())}))

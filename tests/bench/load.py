@@ -48,6 +48,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     Attributes:
         rate_per_s: of the open loop; None for the closed loop.
+        keep_times: tell when each answer came.
     """
 
     port: int
@@ -55,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     count: int
     rate_per_s: float | None = None
     connections: int = CONNECTIONS
+    keep_times: bool = False
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -62,12 +64,14 @@ class Load(msgspec.Struct, frozen=True):
 
     Attributes:
         body_sum: sum of the CRC-32 of all bodies.
+        answered_at_s: per request when its answer came, by `time.monotonic`, which all processes share; empty unless asked for.
     """
 
     requests_per_s: float
     p50_ms: float
     p99_ms: float
     body_sum: int
+    answered_at_s: list[float] = []
 
 
 def drive(plan: Plan) -> Load:
@@ -90,7 +94,7 @@ def drive(plan: Plan) -> Load:
 
 
 class _Connection:
-    __slots__ = ("due_s", "received", "socket")
+    __slots__ = ("due_s", "number", "received", "socket")
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), ANSWER_S_MAX)
@@ -98,6 +102,7 @@ class _Connection:
         self.socket.setblocking(False)
         self.received = b""
         self.due_s = 0.0
+        self.number = 0
 
     def body(self) -> memoryview | None:
         """Read what is there; the body once the answer is complete."""
@@ -128,6 +133,7 @@ def run(plan: Plan) -> Load:
     requests, count = plan.requests, plan.count
     idle = deque(connections)
     took_s: list[float] = []
+    answered_at_s = [0.0] * count if plan.keep_times else []
     body_sum = sent = 0
     start_s = time.perf_counter()
     while len(took_s) < count:
@@ -138,7 +144,7 @@ def run(plan: Plan) -> Load:
             if due_s > now_s:
                 break
             connection = idle.popleft()
-            connection.due_s = due_s
+            connection.due_s, connection.number = due_s, sent
             request = requests[sent % len(requests)]
             data = b"%b%016x%016x%b" % (request.head, token_run, sent, request.tail) if request.tail else request.head
             if connection.socket.send(data) != len(data):
@@ -158,13 +164,15 @@ def run(plan: Plan) -> Load:
             if body is not None:
                 took_s.append(time.perf_counter() - connection.due_s)
                 body_sum += zlib.crc32(body)
+                if answered_at_s:
+                    answered_at_s[connection.number] = time.monotonic()
                 idle.append(connection)
     all_s = time.perf_counter() - start_s
     for connection in connections:
         connection.socket.close()
     selector.close()
     took_s.sort()
-    return Load(count / all_s, percentile(took_s, 50) * 1e3, percentile(took_s, 99) * 1e3, body_sum)
+    return Load(count / all_s, percentile(took_s, 50) * 1e3, percentile(took_s, 99) * 1e3, body_sum, answered_at_s)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,21 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import appends, compacted, freshness, ingest, machine, online, training_set
+from tests.bench import (
+    appends,
+    compacted,
+    freshness,
+    freshness_steady,
+    ingest,
+    machine,
+    offline_writer,
+    online,
+    redis_memory,
+    redis_online,
+    relay,
+    stream,
+    training_set,
+)
 from tests.bench.sheet import Result, Sheet
 
 Benchmark = Callable[[str, int, Path, Sheet, Callable[[str], None]], None]
@@ -19,6 +33,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "compacted": compacted.measure,
     "appends": appends.measure,
     "freshness": freshness.measure,
+    "redis_online": redis_online.measure,
+    "redis_memory": redis_memory.measure,
+    "relay": relay.measure,
+    "offline_writer": offline_writer.measure,
+    "stream": stream.measure,
+    "freshness_steady": freshness_steady.measure,
 }
 SIZES = ("tiny", "canonical")
 ROUNDS = {"tiny": 1, "canonical": 5}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 
 from tests.bench import report
 from tests.bench.sheet import Result
 from tests.bench.suite import BENCHMARKS, run
+from tests.redis_server import require_redis
 
 TABLES = {
     "online": {"The service": 5, "HTTP servers that answer a constant": 3, "Bare SQLite": 3},
@@ -17,13 +19,27 @@ TABLES = {
     "compacted": {"Once, before the rounds": 2, "Training set": 3, "Steps": 4},
     "appends": {"Appending": 2, "Compaction": 1, "Training sets": 3, "Live files": 4},
     "freshness": {"From PutRecord to training set": 3},
+    "redis_online": {"The service": 6, "redis-benchmark": 4},
+    "redis_memory": {"10 features": 6, "50 features": 6},
+    "relay": {"From the outbox to the topic": 3},
+    "offline_writer": {"From the topic to Parquet": 3, "Files": 2},
+    "stream": {"From a topic to Redis and the outbox": 3},
+    "freshness_steady": {"From PutRecord's answer to a training set": 2, "Meanwhile": 2, "One by one, with fresh=True": 2},
 }
 """Tables of each benchmark, and how many rows they have."""
+KAFKA = ("relay", "offline_writer", "stream", "freshness_steady")
+REDIS = ("redis_online", "redis_memory", *KAFKA)
 
 
 @pytest.fixture(scope="module", params=BENCHMARKS)
-def result(request: pytest.FixtureRequest) -> Result:
-    return run(request.param, "tiny", 1)
+def result(request: pytest.FixtureRequest) -> Iterator[Result]:
+    """Its Redis is always its own. Of Kafka all of them use the one that the other tests do, since it takes long to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param in REDIS:
+            require_redis()
+        if request.param in KAFKA:
+            patch.setenv("KAFKA_BOOTSTRAP_SERVERS", request.getfixturevalue("kafka_servers"))
+        yield run(request.param, "tiny", 1)
 
 
 def test_answers_agree(result: Result) -> None:
@@ -46,3 +62,9 @@ def test_page_has_a_section_for_each_benchmark_and_the_newest_results() -> None:
     page = report.PAGE.read_text()
     assert {match["name"] for match in report.SECTION.finditer(page)} == {report.MACHINE, *BENCHMARKS}
     assert report.rewritten(page, report.newest()) == page, "run `python -m tests.bench report`"
+
+
+def test_newest_results_are_of_the_benchmarks_as_they_are() -> None:
+    """A benchmark that was changed says nothing until it is measured anew."""
+    for name, result in report.newest().items():
+        assert {title: len(rows) for title, rows in result.tables.items()} == TABLES[name], name

@@ -16,12 +16,11 @@ from featurestore.changelog.kafka import (
     HEADER_OP,
     HEADER_SEQ,
     MESSAGE_VERSION,
-    KafkaAddress,
     KafkaChangeLog,
-    KafkaPythonProducer,
     entry_of,
     message_of,
 )
+from featurestore.changelog.kafka_client import KafkaAddress, KafkaPythonProducer
 from featurestore.errors import SettingsInvalid, StoreCorrupt, StoreUnavailable
 from featurestore.model.change import OFFLINE, ONLINE, Change, LogEntry, LoggedChange, Op, PoisonChange, Stamp
 from featurestore.settings import Settings

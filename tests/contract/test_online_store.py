@@ -378,6 +378,12 @@ def test_the_tally_counts_what_was_logged_for_ever(backend: Backend) -> None:
     backend.run(backend.store.drop_group(1))
     backend.run(backend.store.count_offline_only(1, {shard_of("a", SHARDS): 5}))
     assert backend.tally("a") == Tally(changes=4, offline_only=6, online_only=1)
+    for former in (3, 9, 4):
+        backend.run(backend.store.count_former(1, {shard_of("a", SHARDS): former}))
+    assert backend.tally("a") == Tally(changes=4, offline_only=6, online_only=1, former=9)
+    assert backend.tally("a").acknowledged == 13
+    backend.run(backend.store.count_former(3, {shard_of("a", SHARDS): 1}))
+    assert backend.tally("a", group_id=3) == Tally(former=1)
 
 
 def test_a_snapshot_shows_entries_of_its_group_and_those_of_none(backend: Backend) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.changelog.kafka import Message, entry_of
+from featurestore.changelog.kafka import entry_of
+from featurestore.changelog.kafka_client import Message
 from featurestore.changelog.relay import Relay
 from featurestore.changelog.sqlite import SqliteChangeLog
 from featurestore.errors import StoreUnavailable

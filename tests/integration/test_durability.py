@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from featurestore.changelog.kafka import KafkaAddress, KafkaChangeLog
+from featurestore.changelog.kafka import KafkaChangeLog
+from featurestore.changelog.kafka_client import KafkaAddress
 from featurestore.errors import SettingsInvalid, StoreUnavailable
 from featurestore.model.feature_group import Durability
 from featurestore.settings import Settings

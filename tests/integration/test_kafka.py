@@ -14,7 +14,8 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 
 from featurestore.audit import Kind
-from featurestore.changelog.kafka import KafkaAddress, KafkaPythonProducer, message_of
+from featurestore.changelog.kafka import message_of
+from featurestore.changelog.kafka_client import KafkaAddress, KafkaPythonProducer
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.changelog.relay import LEASE_KIND, LEASE_S
 from featurestore.changelog.sqlite import SqliteChangeLog
@@ -22,7 +23,7 @@ from featurestore.errors import OutboxFull, SettingsInvalid, StoreCorrupt, Store
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from ingest.relay import RelayWorker
-from tests.kafka_server import KafkaServer, wait_until
+from tests.kafka_server import KafkaServer, Login, require_kafka, wait_until
 from tests.service import Service, Worker
 
 SHARDS = 2
@@ -449,7 +450,7 @@ def test_a_relay_needs_a_place_to_relay_to(tmp_path: Path) -> None:
         [sys.executable, "-m", "featurestore.cli", "worker", "relay", "--home", str(tmp_path)], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS: expected the brokers" in done.stderr
+    assert "FEATURESTORE_KAFKA_BOOTSTRAP_SERVERS: expected the brokers of a Kafka cluster, for the relay" in done.stderr
 
 
 def test_erasing_reaches_what_waits_in_kafka(open_store: Open) -> None:
@@ -461,3 +462,51 @@ def test_erasing_reaches_what_waits_in_kafka(open_store: Open) -> None:
     put(store, 17)
     assert rows(store) == sorted([number for number in range(14) if number % 7 != 3] + [17])
     require_sound(store, acknowledged=15)
+
+
+def test_brokers_that_want_tls_and_a_login(tmp_path: Path, kafka_topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    require_kafka()
+    key, certificate, both = (tmp_path / f"{name}.pem" for name in ("key", "certificate", "both"))
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    both.write_text(key.read_text() + certificate.read_text())
+    password = "correct-horse"
+    broker = KafkaServer(tmp_path / "kafka", login=Login("writer", password, both)).start()
+    settings = {
+        "kafka_bootstrap_servers": broker.address,
+        "kafka_topic": kafka_topic,
+        "kafka_security_protocol": "SASL_SSL",
+        "kafka_sasl_user": "writer",
+        "kafka_sasl_password": password,
+        "kafka_ca_file": str(certificate),
+    }
+
+    def opened(name: str, **others: str) -> FeatureStore:
+        return FeatureStore(Settings.load({}, home=tmp_path / name, **(settings | others)))
+
+    try:
+        with opened("home") as store:
+            create(store)
+            put(store, *range(14))
+            assert rows(store) == list(range(14))
+            require_sound(store, acknowledged=14)
+        for others, reason in (
+            ({"kafka_sasl_password": "wrong-horse"}, "invalid credentials"),
+            ({"kafka_ca_file": ""}, "certificate verify failed"),
+        ):
+            store = opened("other", **others)
+            try:
+                wait_until(lambda store=store, reason=reason: reason in why_not(store), reason)
+            finally:
+                store.close(flush=False)
+    finally:
+        broker.kill()
+    assert "horse" not in caplog.text
+
+
+def why_not(store: FeatureStore) -> str:
+    """Why Kafka can't be asked; on a busy machine it may be the time that there was."""
+    with pytest.raises(StoreUnavailable) as caught:
+        store.lag()
+    return str(caught.value)

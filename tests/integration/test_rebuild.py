@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import uuid
 from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from redis import Redis
 
 import featurestore
 from featurestore.errors import ValidationFailed
 from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import TargetStore
+from featurestore.settings import Settings
 from featurestore.store import FeatureStore
+from tests.conftest import RunningRedis
 
 START_US = 1_700_000_000_000_000
 HOUR_US = 3_600_000_000
@@ -61,11 +65,54 @@ def test_a_lost_online_store_is_restored(tmp_path: Path) -> None:
         assert numbers(store) == [None] * 40
         assert len(store.audit(NAME, progress=False).differences) > 0
         done = store.rebuild_online(NAME, progress=False)
-        assert (done.records, done.hard_deletes) == (39, 2)
+        assert (done.records, done.hard_deletes, done.former_changes) == (39, 2, 24)
         assert numbers(store) == before
         put(store, "p4", 1, 7)
         put(store, "p5", -1, 7)
         assert numbers(store)[4:6] == [None, 5], "event times count as before: of the tombstone, and of the record"
+        assert store.audit(NAME, progress=False).differences == ()
+        assert store.rebuild_online(NAME, progress=False).former_changes == 24, "however often"
+        assert store.audit(NAME, progress=False).differences == ()
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis_cluster"])
+def test_a_lost_redis_is_restored(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    running: RunningRedis = request.getfixturevalue(kind)
+
+    def opened(prefix: str) -> FeatureStore:
+        return FeatureStore(Settings.load({}, home=tmp_path, online_url=f"{running.url}?prefix={uuid.uuid4().hex[:8]}-{prefix}"))
+
+    with opened("first") as store:
+        fill(store)
+        before = numbers(store)
+    with opened("empty") as store:
+        assert numbers(store) == [None] * 40
+        done = store.rebuild_online(NAME, progress=False)
+        assert (done.records, done.hard_deletes) == (39, 2)
+        assert numbers(store) == before
+        assert store.converge(NAME).repaired == 0
+        put(store, "p4", 1, 7)
+        put(store, "p5", -1, 7)
+        assert numbers(store)[4:6] == [None, 5], "event times count as before"
+        put(store, "p6", 3, 600)
+        assert store.sql(f"SELECT count(*) AS n FROM {NAME} WHERE n = 600")["n"].to_pylist() == [1]
+        assert store.audit(NAME, progress=False).differences == ()
+
+
+def test_some_records_are_compared_and_repaired_on_redis(redis: RunningRedis, tmp_path: Path) -> None:
+    prefix = uuid.uuid4().hex[:8]
+    with FeatureStore(Settings.load({}, home=tmp_path, online_url=f"{redis.url}?prefix={prefix}")) as store:
+        fill(store)
+        store.flush()
+        assert store.converge(NAME).repaired == 0
+        before = numbers(store)
+        with closing(Redis.from_url(redis.url)) as client:
+            lost = [key for key in client.scan_iter(f"{prefix}*") if key.endswith((b"p1", b"p2", b"p4", b"p6"))]
+            assert len(lost) == 4, "three records and a tombstone"
+            assert client.delete(*lost) == 4
+        assert sum(store.converge(NAME).repaired for _ in range(60)) >= 2
+        assert numbers(store) == before, "what is deleted does not come back"
+        assert store.converge(NAME).repaired == 0
 
 
 def test_what_is_written_to_a_new_online_store_reaches_the_offline_one(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ class Topics:
         self.servers = servers
         self.name = f"clicks-{uuid.uuid4().hex[:12]}"
         admin = KafkaAdminClient(bootstrap_servers=servers)
-        admin.create_topics([NewTopic(name=self.name, num_partitions=PARTITIONS, replication_factor=1)])
+        kept = {"retention.ms": "-1"}  # messages here say that they are old
+        admin.create_topics([NewTopic(name=self.name, num_partitions=PARTITIONS, replication_factor=1, topic_configs=kept)])
         admin.wait_for_topics([self.name])
         admin.close()
         self._producer = KafkaProducer(bootstrap_servers=servers, acks="all")
