@@ -46,6 +46,8 @@ OBJECT_BYTES_MAX: Final = 5 << 30
 XML_BYTES_MAX: Final = 4 << 20
 THREADS: Final = 32
 """Requests that read or write at a time; others wait."""
+SCOPE: Final = b"/s3/aws4_request"
+"""In the Authorization header of requests that are signed for S3."""
 REST_BYTES_MAX: Final = 1 << 20
 REST_S_MAX: Final = 5
 """How much of a refused body is waited for, and how long, so that the connection can be used again."""
@@ -80,8 +82,12 @@ class S3:
 
     @staticmethod
     def owns(scope: Scope) -> bool:
-        """Whether a request that no other API owns can be one for S3: its path begins with what can be a bucket's name."""
+        """Whether a request that no other API owns can be one for S3: it is signed for it, or its path begins with what can be a
+        bucket's name.
+        """
         path: str = scope["path"]
+        if any(name == b"authorization" and SCOPE in value for name, value in scope["headers"]):
+            return True
         if path == "/":
             return bool(scope["method"] == "GET")
         return is_bucket_name(path[1:].partition("/")[0])

@@ -23,6 +23,7 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.handlers import validate_bucket_name
 
 from featurestore.offline.s3 import S3ObjectStore
 from tests.integration.conftest import Http, Reply
@@ -92,6 +93,11 @@ def test_buckets_come_and_go(s3: Any) -> None:
 def test_the_services_own_paths_are_no_buckets(s3: Any, http_client: Http) -> None:
     for path in ("/health", "/ready", "/docs", "/openapi.json", "/v1/groups"):
         assert http_client.request("GET", path).status == 200
+    for name in ("health", "docs", "ready", "a..b", "Capitals", "192.168.0.1"):
+        anything = boto3.client("s3", endpoint_url=s3.meta.endpoint_url)
+        anything.meta.events.unregister("before-parameter-build.s3", validate_bucket_name)
+        assert refused(anything.create_bucket, Bucket=name) == ("InvalidBucketName", 400), name
+        anything.close()
     reply = http_client.request("PUT", "/health")
     assert (reply.status, reply.code) == (404, "UnknownOperationException")
     for path in ("/Capitals/x", "/a", "/v1/unknown", "/_meta/x"):
