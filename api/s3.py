@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, MutableMapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from io import BytesIO
 from typing import Any, BinaryIO, Final, TypeVar
 
 import anyio
@@ -107,7 +108,8 @@ class S3:
         except ClientGone:
             return
         except NotModified as error:
-            made = Answer(304, headers=_validators(error.found))
+            content_type = (error.found.content_type or CONTENT_TYPE).encode("latin-1", "replace")
+            made = Answer(304, content_type=content_type, headers=_validators(error.found))
         except FeatureStoreError as error:
             made = error_answer(error, scope["path"], identifier)
             if isinstance(error, StoreUnavailable):
@@ -141,7 +143,11 @@ class S3:
         self, buckets: OverlaidBuckets, request: Request, receive: Receive, send: Send, identifier: bytes
     ) -> None:
         """GetObject and HeadObject."""
-        reading = buckets.read(request.of_bucket, request.of_key)
+        if request.method == "HEAD":  # may know without fetching the bytes
+            known = await self._threaded(lambda: buckets.head(request.of_bucket, request.of_key))
+            reading: AbstractContextManager[tuple[BucketObject, BinaryIO]] = nullcontext((known, BytesIO()))
+        else:
+            reading = buckets.read(request.of_bucket, request.of_key)
         found, file = await self._threaded(reading.__enter__)
         try:
             require_read_conditions(found, request.headers)

@@ -80,6 +80,8 @@ class ObjectOperations:
         with self._buckets.read(source_bucket, source_key) as (source, file):
             require_copy_conditions(source, request.headers)
             kept = dict(source.headers)
+            if kept.get(s3_checksums.TYPE) == s3_checksums.COMPOSITE:  # of parts, which the copy does not have
+                kept = {name: value for name, value in kept.items() if not name.startswith(s3_checksums.PREFIX)}
             if replaced:  # the bytes stay the same, and so do their checksums
                 kept = {name: value for name, value in kept.items() if name.startswith(s3_checksums.PREFIX)} | own
             stored = self._buckets.put(

@@ -124,6 +124,8 @@ class Request:
             pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, errors="strict")
         except ValueError as error:
             raise S3Refused("InvalidURI", "expected a path and a query in UTF-8, percent-encoded") from error
+        if key and not bucket:
+            raise S3Refused("InvalidBucketName", "expected a bucket's name before the key")
         if len(key.encode()) > KEY_BYTES_MAX:
             raise S3Refused("KeyTooLongError", f"key: expected at most {KEY_BYTES_MAX} bytes in UTF-8, got {len(key.encode())}")
         query = dict(pairs)

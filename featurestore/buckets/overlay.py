@@ -62,14 +62,6 @@ class OverlaidBuckets:
             return self._folder.opened_at_us
         raise NoSuchBucket(bucket)
 
-    def has(self, bucket: str) -> bool:
-        """Whether there is a bucket of that name."""
-        try:
-            self.created_at_us(bucket)
-        except NoSuchBucket:
-            return False
-        return True
-
     def create(self, bucket: str) -> None:
         """Create a bucket; nothing happens if there is one."""
         self._folder.create(bucket)
@@ -134,7 +126,7 @@ class OverlaidBuckets:
         limit = min(limit, LIST_KEYS_MAX)
         if not self._folder.has(bucket):
             self.created_at_us(bucket)
-            return [*self._offline_objects(bucket, prefix, after, limit)]
+            return [*islice(self._offline_objects(bucket, prefix, after, limit), limit)]
         own, offline = self._own_objects(bucket, prefix, after, limit), self._offline_objects(bucket, prefix, after, limit)
         return [*islice(merge(own, offline, key=lambda item: item.key), limit)]
 

@@ -39,6 +39,8 @@ UPLOAD: Final = "upload.json"
 DONE: Final = "done.json"
 ABANDONED_S: Final = 7 * 24 * 3600
 """An upload that nobody has sent a part of for so long is given up."""
+CLEANING_S: Final = 3600
+"""How often a process looks for abandoned uploads, at most: it has to look at all of them."""
 PARTS_MAX: Final = 10_000
 PART_BYTES_MIN: Final = 5 << 20
 """Of every part but the last one (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html)."""
@@ -107,7 +109,8 @@ class Uploads:
         """Begin an upload; its id."""
         check_bucket(bucket)
         check_key(key)
-        self.remove_abandoned()
+        if self._clock_s() - self._cleaned_at_s >= CLEANING_S:
+            self.remove_abandoned()
         upload_id = uuid.uuid4().hex
         with _operation(f"begin a multipart upload of {key!r}"):
             # Its description is there from the first moment on, since who finds none takes it for aborted.
@@ -247,7 +250,8 @@ class Uploads:
 
     def remove_abandoned(self) -> None:
         """Delete the uploads that nobody has changed for ABANDONED_S seconds."""
-        until_s = self._clock_s() - ABANDONED_S
+        self._cleaned_at_s = self._clock_s()
+        until_s = self._cleaned_at_s - ABANDONED_S
         with _operation("clean up multipart uploads"):
             for folder in self._root.iterdir():
                 with suppress(FileNotFoundError, BlockingIOError, NoSuchUpload):

@@ -160,6 +160,7 @@ def test_listing_by_prefix_and_behind_a_key(buckets: Buckets, bucket: str) -> No
         buckets.put(bucket, key, [b"x"])
     for prefix in ("", "a", "a/", "a/b", "b/", "b/x", "c", "a/b/c/d"):
         assert keys(buckets, bucket, prefix) == [key for key in there if key.startswith(prefix)]
+        assert buckets.list(bucket, prefix, limit=0) == []
         for after in ("", "a", "a/", "a/b", "a/c", beyond("a/"), "zz"):
             expected = [key for key in there if key.startswith(prefix) and key > after]
             assert [item.key for item in buckets.list(bucket, prefix, after=after)] == expected

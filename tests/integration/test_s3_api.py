@@ -326,6 +326,10 @@ def test_transfers_in_parts(s3: Any, bucket: str, seekable: bool) -> None:
     assert into.getvalue() == data
     s3.copy({"Bucket": bucket, "Key": "large"}, bucket, "copy", Config=config)  # UploadPartCopy
     assert content(s3, bucket, "copy") == data
+    s3.copy_object(Bucket=bucket, Key="in one", CopySource=f"{bucket}/large")
+    copied = s3.get_object(Bucket=bucket, Key="in one", ChecksumMode="ENABLED")
+    assert (copied["Body"].read(), copied["ETag"]) == (data, f'"{md5(data)}"')
+    assert "ChecksumCRC32" not in copied
     assert s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
 
 
@@ -596,6 +600,8 @@ def test_paths_that_lead_nowhere(http_client: Http, bucket: str, service: Servic
     assert secret.read_bytes()[:6] == b"SQLite"
     assert not (service.home / "buckets" / "registry.db").exists()
     assert code(http_client.request("GET", f"/{bucket}/%FF")) == "InvalidURI"
+    signed = {"Authorization": "AWS4-HMAC-SHA256 Credential=x/20240501/us-east-1/s3/aws4_request"}
+    assert code(http_client.request("GET", "//key", headers=signed)) == "InvalidBucketName"
     os.symlink(secret, service.home / "buckets" / bucket / "link.db")
     os.symlink(service.home, service.home / "buckets" / bucket / "home")
     for path in ("link.db", "home/registry.db"):
