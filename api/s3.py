@@ -49,9 +49,9 @@ THREADS: Final = 32
 """Requests that read or write at a time; others wait."""
 SCOPE: Final = b"/s3/aws4_request"
 """In the Authorization header of requests that are signed for S3."""
-REST_BYTES_MAX: Final = 1 << 20
+REST_BYTES_MAX: Final = 64 << 20
 REST_S_MAX: Final = 5
-"""How much of a refused body is waited for, and how long, so that the connection can be used again."""
+"""How much of a refused body is waited for, and how long: a client whose connection ends while it sends does not see why."""
 CONTENT_TYPE: Final = "binary/octet-stream"
 
 _UPLOADING: Final = (("PUT",), ("PUT", "partNumber", "uploadId"))
@@ -203,7 +203,7 @@ class _Incoming:
         return message
 
     async def ended(self) -> bool:
-        """Whether the body is at its end, after waiting for a small rest of it."""
+        """Whether the body is at its end, after waiting for the rest of it."""
         size = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(REST_S_MAX):
