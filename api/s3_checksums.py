@@ -10,7 +10,7 @@ import hashlib
 import zlib
 from typing import Any, Final, Protocol
 
-import crc32c
+import google_crc32c
 import numpy as np
 
 PREFIX: Final = "x-amz-checksum-"
@@ -43,7 +43,7 @@ class _Crc32C:
         self._value = 0
 
     def update(self, data: bytes) -> None:
-        self._value = crc32c.crc32c(data, self._value)
+        self._value = google_crc32c.extend(self._value, data)
 
     def digest(self) -> bytes:
         return self._value.to_bytes(4, "big")
