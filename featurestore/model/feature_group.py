@@ -242,6 +242,11 @@ class FeatureGroup:
         return f"arn:aws:sagemaker:{self.region}:{self.account_id}:feature-group/{self.name}"
 
     @property
+    def offline_status(self) -> OfflineStatus | None:
+        """Of the offline store; None for a group that has none, or whose creation failed."""
+        return None if self.offline is None or self.status is GroupStatus.CREATE_FAILED else OfflineStatus.ACTIVE
+
+    @property
     def created_at_s(self) -> int:
         """Whole seconds of the creation time: the epoch in the offline path and the catalog's table name."""
         return self.created_at_us // 1_000_000
@@ -283,14 +288,22 @@ class FeatureGroup:
         return changed
 
 
-def name_faults(path: str, name: str, *, pattern: re.Pattern[str] = limits.FEATURE_NAME) -> Iterator[Fault]:
+def name_faults(path: str, name: str, *, limit: limits.Text = limits.FEATURE_NAME) -> Iterator[Fault]:
     """The faults of a feature or feature group name: 1 to 64 letters, digits, hyphens and underscores within."""
-    if len(name) > limits.FEATURE_NAME_CHARS_MAX or pattern.fullmatch(name) is None:
-        yield Fault(
-            path,
-            f"1 to {limits.FEATURE_NAME_CHARS_MAX} letters, digits, '-' or '_', with a letter or digit at both ends",
-            name,
-        )
+    yield from text_faults(path, name, limit)
+
+
+def text_faults(path: str, text: str | None, limit: limits.Text) -> Iterator[Fault]:
+    """The fault of a text, if it is there and not within its limit."""
+    if text is not None and not limit.allows(text):
+        yield Fault(path, limit.expected, text)
+
+
+def description_faults(path: str, text: str | None, limit: limits.Text) -> Iterator[Fault]:
+    """The faults of a description. NUL is refused, as not every database can keep it."""
+    yield from text_faults(path, text, limit)
+    if text is not None and "\0" in text:
+        yield Fault(path, "a text without NUL characters", text)
 
 
 def validate_group(group: FeatureGroup) -> None:
@@ -305,7 +318,7 @@ def validate_group(group: FeatureGroup) -> None:
 
 
 def _group_faults(group: FeatureGroup) -> Iterator[Fault]:
-    yield from name_faults("FeatureGroupName", group.name, pattern=limits.FEATURE_GROUP_NAME)
+    yield from name_faults("FeatureGroupName", group.name, limit=limits.FEATURE_GROUP_NAME)
     yield from _feature_faults(group)
     if group.online is None and group.offline is None:
         yield Fault("OnlineStoreConfig, OfflineStoreConfig", "at least one of the two stores to be enabled")
@@ -313,13 +326,8 @@ def _group_faults(group: FeatureGroup) -> Iterator[Fault]:
         yield from _offline_faults(group, group.offline)
     if group.throughput is not None:
         yield from _throughput_faults(group, group.throughput)
-    if group.description is not None and len(group.description) > limits.DESCRIPTION_CHARS_MAX:
-        yield Fault("Description", f"at most {limits.DESCRIPTION_CHARS_MAX} characters", group.description)
-    if group.role_arn is not None and not (
-        limits.ROLE_ARN_CHARS_MIN <= len(group.role_arn) <= limits.ROLE_ARN_CHARS_MAX
-        and limits.ROLE_ARN.fullmatch(group.role_arn)
-    ):
-        yield Fault("RoleArn", "an IAM role ARN such as arn:aws:iam::000000000000:role/name", group.role_arn)
+    yield from description_faults("Description", group.description, limits.DESCRIPTION)
+    yield from text_faults("RoleArn", group.role_arn, limits.ROLE_ARN)
     yield from tag_faults(group.tags)
 
 
@@ -381,8 +389,8 @@ def _offline_faults(group: FeatureGroup, offline: OfflineConfig) -> Iterator[Fau
 def s3_uri_faults(path: str, uri: str) -> Iterator[Fault]:
     """`s3://bucket[/prefix]` whose parts name folders below the offline root and nothing outside it."""
     match = limits.S3_URI.fullmatch(uri)
-    if match is None or len(uri) > limits.S3_URI_CHARS_MAX:
-        yield Fault(path, f"s3://bucket/prefix of at most {limits.S3_URI_CHARS_MAX} characters", uri)
+    if match is None or not limits.S3_URI.allows(uri):
+        yield Fault(path, limits.S3_URI.expected, uri)
         return
     scheme, bucket, prefix = match.groups()
     if scheme != "s3":
@@ -415,10 +423,10 @@ def tag_faults(tags: dict[str, str]) -> Iterator[Fault]:
     if len(tags) > limits.TAGS_MAX:
         yield Fault("Tags", f"at most {limits.TAGS_MAX} tags", len(tags))
     for key, value in tags.items():
-        if not 1 <= len(key) <= limits.TAG_KEY_CHARS_MAX or limits.TAG.fullmatch(key) is None:
-            yield Fault("Tags.Key", f"1 to {limits.TAG_KEY_CHARS_MAX} letters, digits, spaces or _.:/=+-@", key)
-        if len(value) > limits.TAG_VALUE_CHARS_MAX or limits.TAG.fullmatch(value) is None:
-            yield Fault("Tags.Value", f"at most {limits.TAG_VALUE_CHARS_MAX} letters, digits, spaces or _.:/=+-@", value)
+        yield from text_faults("Tags.Key", key, limits.TAG_KEY)
+        yield from text_faults("Tags.Value", value, limits.TAG_VALUE)
+        if key.lower().startswith(limits.TAG_RESERVED_PREFIX):
+            yield Fault("Tags.Key", f"a key that does not begin with {limits.TAG_RESERVED_PREFIX!r}, which is reserved", key)
 
 
 def name_of(name_or_arn: str) -> str:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from featurestore.model.feature_group import FeatureGroup, FeatureType, GroupStatus, OfflineStatus
+from featurestore.model.search import EVERYTHING, Junction, Property, SearchResource
 from featurestore.model.stream import Stream
 
 
@@ -66,6 +67,43 @@ class GroupPage:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """What to search for.
+
+    Attributes:
+        sort: a property with one value (`model.search.check_sort`); what has none comes before all that have one.
+        visible: (key, value) of tags: a group that has the tag with another value is left out, with its features.
+        page_token: a former answer's to the same query, whatever its page size.
+    """
+
+    resource: SearchResource
+    sort: Property
+    where: Junction = EVERYTHING
+    descending: bool = True
+    visible: tuple[tuple[str, str], ...] = ()
+    page_rows: int = 100
+    page_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHits:
+    """One page of what was found; `total` counts all pages, exactly."""
+
+    groups: Sequence[FeatureGroup]
+    next_token: str | None
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureHits:
+    """One page of what was found; `total` counts all pages, exactly."""
+
+    features: Sequence[FeatureMetadata]
+    next_token: str | None
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class WantedIdentity:
     """What an operator asks of a store's identity; None takes what the store has, or the default for a new one."""
 
@@ -84,7 +122,8 @@ class Registry(Protocol):
     def create(self, group: FeatureGroup) -> FeatureGroup:
         """Add a checked group under a fresh `group_id`; account, region, times and resolved names are filled in.
 
-        Of concurrent creations of one name exactly one succeeds.
+        Of concurrent creations of one name exactly one succeeds. A group whose catalog table is another group's already is
+        there afterwards in status CreateFailed with the reason; it takes no records and can be deleted.
 
         Raises:
             FeatureGroupInUse: the name is taken, or its former holder is still being deleted.
@@ -112,6 +151,19 @@ class Registry(Protocol):
             ValidationFailed: the page token is not one of this registry's.
         """
 
+    def search_groups(self, query: SearchQuery) -> GroupHits:
+        """One page of the live groups that meet a query.
+
+        What meets it all the while is on exactly one page, whatever is added or removed between pages, unless the value
+        that is sorted by changes.
+
+        Raises:
+            ValidationFailed: the page token is not one of this query's.
+        """
+
+    def search_features(self, query: SearchQuery) -> FeatureHits:
+        """The same for features of live groups."""
+
     def update(self, name: str, change: Callable[[FeatureGroup], FeatureGroup]) -> FeatureGroup:
         """Replace a group by what `change` makes of it, in one transaction; `change` may raise to leave it as it is.
 
@@ -126,11 +178,14 @@ class Registry(Protocol):
             FeatureGroupNotFound
         """
 
+    def fail_delete(self, group_id: int, reason: str) -> None:
+        """Note why the deletion of a group in status Deleting did not finish: DeleteFailed, until it is begun again."""
+
     def finish_delete(self, group_id: int) -> None:
-        """Free the name of a group in status Deleting. Repeating it changes nothing."""
+        """Free the name of a group whose deletion has begun. Repeating it changes nothing."""
 
     def deleting(self) -> Sequence[FeatureGroup]:
-        """Groups whose deletion has begun and not finished."""
+        """Groups whose deletion has begun and not finished, in status Deleting or DeleteFailed."""
 
     def streams(self) -> Sequence[Stream]:
         """All streams, by name."""

@@ -37,41 +37,30 @@ from featurestore.model.feature_group import (
     FeatureGroup,
     GroupStatus,
     OfflineConfig,
-    OfflineStatus,
 )
 from featurestore.model.stream import Stream
-from featurestore.registry.protocol import FeatureMetadata, GroupPage, GroupQuery, GroupSort, StoreIdentity, WantedIdentity
+from featurestore.registry import search
+from featurestore.registry.protocol import (
+    FeatureHits,
+    FeatureMetadata,
+    GroupHits,
+    GroupPage,
+    GroupQuery,
+    GroupSort,
+    SearchQuery,
+    StoreIdentity,
+    WantedIdentity,
+)
+from featurestore.registry.tables import FORMAT_2_COLUMNS, group_search
+from featurestore.registry.tables import features as _features
+from featurestore.registry.tables import groups as _groups
+from featurestore.registry.tables import metadata as _metadata
 
-FORMAT_VERSION: Final = "1"
+FORMAT_VERSION: Final = "2"
 BUSY_TIMEOUT_S: Final = 30.0
 
-_metadata: Final = sa.MetaData()
 _store: Final = sa.Table(
     "store", _metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text, nullable=False)
-)
-_groups: Final = sa.Table(
-    "feature_group",
-    _metadata,
-    sa.Column("group_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("folded", sa.Text, nullable=False),
-    sa.Column("live", sa.SmallInteger),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("offline_status", sa.Text),
-    sa.Column("created_at_us", sa.BigInteger, nullable=False),
-    sa.Column("document", sa.LargeBinary, nullable=False),
-    sa.UniqueConstraint("folded", "live"),
-    sqlite_autoincrement=True,
-)
-_features: Final = sa.Table(
-    "feature",
-    _metadata,
-    sa.Column("group_id", sa.BigInteger, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("created_at_us", sa.BigInteger, nullable=False),
-    sa.Column("modified_at_us", sa.BigInteger, nullable=False),
-    sa.Column("description", sa.Text),
-    sa.Column("parameters", sa.LargeBinary, nullable=False),
 )
 _streams: Final = sa.Table(
     "stream", _metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("document", sa.LargeBinary, nullable=False)
@@ -101,6 +90,7 @@ _SORT_COLUMN: Final = {
 }
 
 
+_BEING_DELETED: Final = (GroupStatus.DELETING.value, GroupStatus.DELETE_FAILED.value)
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What the database takes: a token of our own making never holds more, one made up might."""
 
@@ -123,6 +113,7 @@ class SqlRegistry:
         try:
             with self._write() as connection:
                 _metadata.create_all(connection)
+                _migrate(connection)
                 self._identity = _adopt_identity(connection, wanted)
         except (sa.exc.SQLAlchemyError, StoreUnavailable) as error:
             self._engine.dispose()
@@ -153,6 +144,7 @@ class SqlRegistry:
             )
             if group.offline is not None:
                 group = replace(group, offline=_resolved(group, group.offline))
+                group = self._with_table(connection, group)
             live = connection.execute(sa.select(sa.func.count()).where(_groups.c.live == 1)).scalar_one()
             if live >= limits.FEATURE_GROUPS_MAX:
                 raise LimitExceeded("feature groups", limits.FEATURE_GROUPS_MAX)
@@ -161,7 +153,7 @@ class SqlRegistry:
                 folded=group.name.lower(),
                 live=1,
                 status=group.status.value,
-                offline_status=_offline_status(group),
+                offline_status=group.offline_status,
                 created_at_us=created_at_us,
                 document=msgspec.json.encode(group),
             )
@@ -181,6 +173,29 @@ class SqlRegistry:
             self._bump(connection)
         return group
 
+    @staticmethod
+    def _with_table(connection: sa.Connection, group: FeatureGroup) -> FeatureGroup:
+        """The group, or one whose creation failed because the catalog table that it wants is there already."""
+        assert group.offline is not None, "asked of groups with an offline store"
+        catalog = group.offline.data_catalog
+        if catalog is None or group.offline.disable_glue_table_creation:
+            return group
+        owner = connection.execute(
+            sa.select(_groups.c.name)
+            .join(group_search, group_search.c.group_id == _groups.c.group_id)
+            .where(
+                _groups.c.live == 1,
+                _groups.c.status != GroupStatus.CREATE_FAILED.value,
+                group_search.c["OfflineStoreConfig.DataCatalogConfig.Database"] == catalog.database,
+                group_search.c["OfflineStoreConfig.DataCatalogConfig.TableName"] == catalog.table_name,
+                group_search.c["OfflineStoreConfig.DisableGlueTableCreation"] == 0,
+            )
+        ).first()
+        if owner is None:
+            return group
+        reason = f"table {catalog.database}.{catalog.table_name} exists already, of feature group {owner.name!r}"
+        return replace(group, status=GroupStatus.CREATE_FAILED, failure_reason=reason)
+
     def get(self, name: str) -> FeatureGroup:
         with self._read() as connection:
             return self._live(connection, name)
@@ -193,10 +208,17 @@ class SqlRegistry:
         return _decode(row.document)
 
     def list(self, query: GroupQuery) -> GroupPage:
+        with self._read() as connection:
+            return self._list(connection, query)
+
+    @staticmethod
+    def _list(connection: sa.Connection, query: GroupQuery) -> GroupPage:
         column = _SORT_COLUMN[query.sort]
+        if query.sort is not GroupSort.CREATION_TIME:
+            column = search.by_code_point(connection, column)
         statement = sa.select(_groups.c.document, _groups.c.group_id, column.label("sort")).where(_groups.c.live == 1)
         if query.name_contains is not None:
-            statement = statement.where(_groups.c.name.contains(query.name_contains, autoescape=True))
+            statement = statement.where(search.contains(connection, _groups.c.name, query.name_contains))
         if query.status is not None:
             statement = statement.where(_groups.c.status == query.status.value)
         if query.offline_status is not None:
@@ -211,11 +233,19 @@ class SqlRegistry:
             statement = statement.where(keys < last if query.descending else keys > last)
         order = [column, _groups.c.group_id]
         statement = statement.order_by(*(part.desc() if query.descending else part.asc() for part in order))
-        with self._read() as connection:
-            rows = connection.execute(statement.limit(query.page_rows + 1)).all()
+        rows = connection.execute(statement.limit(query.page_rows + 1)).all()
         page = rows[: query.page_rows]
         token = _token(query.sort, page[-1].sort, page[-1].group_id) if len(rows) > query.page_rows else None
         return GroupPage([_decode(row.document) for row in page], token)
+
+    def search_groups(self, query: SearchQuery) -> GroupHits:
+        with self._read() as connection:
+            return search.find_groups(connection, query)
+
+    def search_features(self, query: SearchQuery) -> FeatureHits:
+        arn_prefix = FeatureGroup("", "", "", (), account_id=self._identity.account_id, region=self._identity.region).arn
+        with self._read() as connection:
+            return search.find_features(connection, query, arn_prefix)
 
     def update(self, name: str, change: Callable[[FeatureGroup], FeatureGroup]) -> FeatureGroup:
         with self._write() as connection:
@@ -228,19 +258,29 @@ class SqlRegistry:
         return after
 
     def begin_delete(self, name: str) -> FeatureGroup:
-        return self.update(name, lambda group: replace(group, status=GroupStatus.DELETING))
+        return self.update(name, lambda group: replace(group, status=GroupStatus.DELETING, failure_reason=None))
+
+    def fail_delete(self, group_id: int, reason: str) -> None:
+        with self._write() as connection:
+            statement = sa.select(_groups.c.document).where(_groups.c.group_id == group_id, _groups.c.live == 1)
+            row = connection.execute(statement.with_for_update()).one_or_none()
+            if row is None or (group := _decode(row.document)).status is not GroupStatus.DELETING:
+                return
+            reason = reason[: limits.FAILURE_REASON_CHARS_MAX]
+            self._store_group(connection, replace(group, status=GroupStatus.DELETE_FAILED, failure_reason=reason))
+            self._bump(connection)
 
     def finish_delete(self, group_id: int) -> None:
         with self._write() as connection:
-            connection.execute(
-                _groups.update()
-                .where(_groups.c.group_id == group_id, _groups.c.status == GroupStatus.DELETING.value)
-                .values(live=None)
+            done = connection.execute(
+                _groups.update().where(_groups.c.group_id == group_id, _groups.c.status.in_(_BEING_DELETED)).values(live=None)
             )
+            if done.rowcount:
+                search.forget_group(connection, group_id)
             self._bump(connection)
 
     def deleting(self) -> Sequence[FeatureGroup]:
-        statement = sa.select(_groups.c.document).where(_groups.c.live == 1, _groups.c.status == GroupStatus.DELETING.value)
+        statement = sa.select(_groups.c.document).where(_groups.c.live == 1, _groups.c.status.in_(_BEING_DELETED))
         with self._read() as connection:
             return [_decode(row.document) for row in connection.execute(statement)]
 
@@ -280,6 +320,7 @@ class SqlRegistry:
                     modified_at_us=changed.modified_at_us,
                 )
             )
+            search.store_parameters(connection, group.group_id, feature_name, changed.parameters)
             self._bump(connection)
         return changed
 
@@ -341,8 +382,9 @@ class SqlRegistry:
         connection.execute(
             _groups.update()
             .where(_groups.c.group_id == group.group_id)
-            .values(status=group.status.value, offline_status=_offline_status(group), document=msgspec.json.encode(group))
+            .values(status=group.status.value, offline_status=group.offline_status, document=msgspec.json.encode(group))
         )
+        search.store_group(connection, group)
 
     def _add_features(self, connection: sa.Connection, group: FeatureGroup, first: int, now_us: int) -> None:
         rows = [
@@ -352,8 +394,9 @@ class SqlRegistry:
                 "created_at_us": now_us,
                 "modified_at_us": now_us,
                 "parameters": b"{}",
+                **search.feature_columns(position, feature),
             }
-            for feature in group.features[first:]
+            for position, feature in enumerate(group.features[first:], first)
         ]
         if rows:
             connection.execute(_features.insert(), rows)
@@ -447,6 +490,28 @@ def _engine(url: str) -> sa.Engine:
     return engine
 
 
+def _migrate(connection: sa.Connection) -> None:
+    """Bring the tables of an older release to this one's format. Of several processes one does it, the others wait."""
+    older = connection.execute(_store.update().where(_store.c.name == "format", _store.c.value == "1").values(value="2"))
+    if not older.rowcount:
+        return
+    for name in FORMAT_2_COLUMNS:
+        kind = _features.c[name].type.compile(connection.dialect)
+        connection.execute(sa.text(f"ALTER TABLE feature ADD COLUMN {name} {kind}"))
+    for row in connection.execute(sa.select(_groups.c.document).where(_groups.c.live == 1)).all():
+        group = _decode(row.document)
+        search.store_group(connection, group)
+        for position, feature in enumerate(group.features):
+            mine = sa.and_(_features.c.group_id == group.group_id, _features.c.name == feature.name)
+            connection.execute(_features.update().where(mine).values(search.feature_columns(position, feature)))
+    live = sa.select(_groups.c.group_id).where(_groups.c.live == 1)
+    connection.execute(_features.delete().where(_features.c.group_id.not_in(live)))
+    for row in connection.execute(sa.select(_features.c.group_id, _features.c.name, _features.c.parameters)).all():
+        parameters = msgspec.json.decode(row.parameters, type=dict[str, str])
+        if parameters:
+            search.store_parameters(connection, row.group_id, row.name, parameters)
+
+
 def _adopt_identity(connection: sa.Connection, wanted: WantedIdentity) -> StoreIdentity:
     given = {name: value for name, value in asdict(wanted).items() if value is not None}
     found = {row.name: row.value for row in connection.execute(_store.select())}
@@ -484,10 +549,6 @@ def _resolved(group: FeatureGroup, offline: OfflineConfig) -> OfflineConfig:
 
 def _catalog_stem(name: str) -> str:
     return name.lower().replace("-", "_")
-
-
-def _offline_status(group: FeatureGroup) -> str | None:
-    return None if group.offline is None else OfflineStatus.ACTIVE.value
 
 
 def _required(connection: sa.Connection, name: str) -> str:

@@ -40,6 +40,7 @@ from featurestore.model.feature_group import (
 from featurestore.model.stream import Stream, StreamState
 from featurestore.registry.protocol import GroupQuery, GroupSort, Registry, StoreIdentity, WantedIdentity
 from featurestore.registry.sql import SqlRegistry
+from featurestore.registry.tables import metadata
 
 IDENTITY = StoreIdentity("111122223333", "eu-west-1", 4)
 WANTED = WantedIdentity("111122223333", "eu-west-1")
@@ -78,8 +79,7 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     if request.param == "postgresql":
         url = request.getfixturevalue("postgres_url")
         engine = sa.create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(sa.text("DROP TABLE IF EXISTS store, feature_group, feature"))
+        metadata.drop_all(engine)
         engine.dispose()
     clock = Clock()
     opened: list[SqlRegistry] = []
