@@ -22,18 +22,21 @@ from featurestore.model.feature_group import (
     FeatureDefinition,
     FeatureGroup,
     StorageType,
-    name_faults,
+    description_faults,
     name_of,
     tag_faults,
     validate_group,
 )
+from featurestore.model.search import SearchResource
 from featurestore.registry.protocol import FeatureMetadata, GroupQuery, GroupSort
 from featurestore.store import FeatureStore
 
 _log: Final = logging.getLogger(__name__)
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=msgspec.Struct)
 
 TARGET_PREFIX: Final = "SageMaker."
+DELETE_WAIT_S: Final = 5.0
+"""How long DeleteFeatureGroup waits for the records to be gone; what takes longer goes on in the background."""
 
 
 class ControlPlane:
@@ -49,6 +52,7 @@ class ControlPlane:
             "DeleteFeatureGroup": self._typed(shapes.DeleteFeatureGroup, self.delete_feature_group),
             "DescribeFeatureMetadata": self._typed(shapes.DescribeFeatureMetadata, self.describe_feature_metadata),
             "UpdateFeatureMetadata": self._typed(shapes.UpdateFeatureMetadata, self.update_feature_metadata),
+            "Search": self._typed(shapes.Search, self.search),
             "AddTags": self._typed(shapes.AddTags, self.add_tags),
             "ListTags": self._typed(shapes.ListTags, self.list_tags),
             "DeleteTags": self._typed(shapes.DeleteTags, self.delete_tags),
@@ -79,13 +83,24 @@ class ControlPlane:
 
     @staticmethod
     def _typed(kind: type[_T], operation: Callable[[_T], object]) -> Callable[[bytes], object]:
-        return lambda body: operation(decode(body or b"{}", kind))
+        def call(body: bytes) -> object:
+            try:
+                request = decode(body or b"{}", kind)
+                faults = list(shapes.limit_faults(request))
+                if faults:
+                    raise ValidationFailed(faults)
+                return operation(request)
+            except RecursionError as error:  # search expressions may be nested in each other
+                raise ValidationFailed.one("body", "JSON with fewer levels of nesting") from error
+
+        return call
 
     def create_feature_group(self, request: shapes.CreateFeatureGroup) -> object:
         group = self._store.create(request.feature_group())
         return {"FeatureGroupArn": group.arn}
 
     def describe_feature_group(self, request: shapes.DescribeFeatureGroup) -> object:
+        _refuse_token(request.NextToken)
         return shapes.description(self._group(request.FeatureGroupName))
 
     def list_feature_groups(self, request: shapes.ListFeatureGroups) -> object:
@@ -97,7 +112,7 @@ class ControlPlane:
                 created_after_us=shapes.micros(request.CreationTimeAfter),
                 created_before_us=shapes.micros(request.CreationTimeBefore),
                 sort=request.SortBy or GroupSort.CREATION_TIME,
-                descending=request.SortOrder != "Ascending",
+                descending=request.SortOrder is not shapes.SortOrder.ASCENDING,
                 page_rows=request.MaxResults or limits.LIST_PAGE_MAX,
                 page_token=request.NextToken,
             )
@@ -135,19 +150,16 @@ class ControlPlane:
         return {"FeatureGroupArn": group.arn}
 
     def delete_feature_group(self, request: shapes.DeleteFeatureGroup) -> object:
-        _require_name(request.FeatureGroupName)
-        self._store.delete_feature_group(request.FeatureGroupName)
+        self._store.delete_feature_group(request.FeatureGroupName, wait_s=DELETE_WAIT_S)
         return None
 
     def describe_feature_metadata(self, request: shapes.DescribeFeatureMetadata) -> object:
         group = self._group(request.FeatureGroupName)
-        _require_name(request.FeatureName, "FeatureName")
         return shapes.feature_metadata(self._store.registry.feature(group.name, request.FeatureName))
 
     def update_feature_metadata(self, request: shapes.UpdateFeatureMetadata) -> object:
         group = self._group(request.FeatureGroupName)
-        _require_name(request.FeatureName, "FeatureName")
-        faults = list(request.faults())
+        faults = list(description_faults("Description", request.Description, limits.FEATURE_DESCRIPTION))
         if faults:
             raise ValidationFailed(faults)
         updated: FeatureMetadata = self._store.registry.update_feature(
@@ -160,8 +172,18 @@ class ControlPlane:
         _log.debug("feature %s of %s updated", updated.feature_name, group.name)
         return None
 
+    def search(self, request: shapes.Search) -> object:
+        query = request.query()
+        if request.CrossAccountFilterOption is shapes.CrossAccountFilter.CROSS_ACCOUNT:
+            return _hits([], None, 0)  # only one's own are here: no account shares its groups with another
+        if query.resource is SearchResource.FEATURE_GROUP:
+            groups = self._store.registry.search_groups(query)
+            return _hits([shapes.group_record(group) for group in groups.groups], groups.next_token, groups.total)
+        found = self._store.registry.search_features(query)
+        return _hits([shapes.feature_record(feature) for feature in found.features], found.next_token, found.total)
+
     def add_tags(self, request: shapes.AddTags) -> object:
-        added = {tag.Key: tag.Value for tag in request.Tags}
+        added = shapes.distinct(request.Tags)
 
         def change(group: FeatureGroup) -> FeatureGroup:
             tags = group.tags | added
@@ -175,6 +197,7 @@ class ControlPlane:
         return {"Tags": shapes.tags(self._store.registry.update(self._by_arn(request.ResourceArn).name, change))}
 
     def list_tags(self, request: shapes.ListTags) -> object:
+        _refuse_token(request.NextToken)
         return {"Tags": shapes.tags(self._by_arn(request.ResourceArn))}
 
     def delete_tags(self, request: shapes.DeleteTags) -> object:
@@ -187,7 +210,6 @@ class ControlPlane:
     def _group(self, name_or_arn: str) -> FeatureGroup:
         """The group that a name or an ARN of this store means."""
         name = name_of(name_or_arn)
-        _require_name(name)
         group = self._store.feature_group(name)
         if name != name_or_arn and name_or_arn != group.arn:
             raise FeatureGroupNotFound(name_or_arn)
@@ -199,14 +221,23 @@ class ControlPlane:
         return self._group(arn)
 
 
-def _require_name(name: str, path: str = "FeatureGroupName") -> None:
-    faults = list(name_faults(path, name))
-    if faults:
-        raise ValidationFailed(faults)
+def _hits(results: list[dict[str, Any]], token: str | None, total: int) -> dict[str, Any]:
+    answer: dict[str, Any] = {"Results": results, "TotalHits": {"Value": total, "Relation": "EqualTo"}}
+    if token is not None:
+        answer["NextToken"] = token
+    return answer
+
+
+def _refuse_token(token: str | None) -> None:
+    """For operations that always answer in one page."""
+    if token is not None:
+        raise ValidationFailed.one("NextToken", "none, as no answer of this operation has one", token)
 
 
 def _with_features(group: FeatureGroup, additions: Sequence[FeatureDefinition]) -> FeatureGroup:
     """The group with features appended; faults are located in the request and not in the resulting group."""
+    if len(group.features) + len(additions) > limits.FEATURES_PER_GROUP_MAX:
+        raise LimitExceeded(f"features of {group.name!r}", limits.FEATURES_PER_GROUP_MAX)
     try:
         return group.with_features(additions)
     except ValidationFailed as error:

@@ -163,6 +163,8 @@ def _choices(kind: type, place: str) -> list[str]:
             found = next(field.type for field in found.fields if field.encode_name == step)
         if isinstance(found, msgspec.inspect.UnionType):
             found = next(option for option in found.types if not isinstance(option, msgspec.inspect.NoneType))
+        if isinstance(found, msgspec.inspect.Metadata):
+            found = found.type
     if isinstance(found, msgspec.inspect.EnumType):
         return [str(member.value) for member in found.cls]
     return [str(value) for value in found.values] if isinstance(found, msgspec.inspect.LiteralType) else []

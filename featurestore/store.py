@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -10,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -79,6 +81,9 @@ from featurestore.temporary import remove_leftovers
 
 _log: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+DELETIONS_MAX: Final = 2
+"""Groups whose records are removed at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,7 @@ class FeatureStore:
         acknowledged = None if self._acknowledgements is None else self._acknowledged
         self.records = Records(self.groups, self.online, acknowledged)
         self._loop = _LoopThread()
+        self._deletions = ThreadPoolExecutor(max_workers=DELETIONS_MAX, thread_name_prefix="featurestore-delete")
         self._reader = OfflineReader(self.offline, self._group, self._engine, self._sandbox)
         self._batches = BatchIngest(self.online, self.offline, self.shards, self._loop.run)
         self._compactor = Compactor(self.offline, self._engine)
@@ -240,7 +246,9 @@ class FeatureStore:
                 self._log.close()
             if self._acknowledgements is not None:
                 self._acknowledgements.close()
+            self._deletions.shutdown(wait=False, cancel_futures=True)
             self.online.close()
+            self._deletions.shutdown()
             self._changes.close()
             self._sandbox.close()
             self._engine.close()
@@ -355,15 +363,23 @@ class FeatureStore:
         self.groups.forget()
         return result
 
-    def delete_feature_group(self, name: str) -> None:
+    def delete_feature_group(self, name: str, *, wait_s: float | None = None) -> None:
         """Delete a group with its online records. Its offline files stay.
+
+        From the call on its records can't be read or written. The group is there in status Deleting until the records are
+        gone, or in status DeleteFailed until the call is repeated or the store is opened again.
+
+        Args:
+            wait_s: return after so long while the records are still being removed; None waits for the end.
 
         Raises:
             FeatureGroupNotFound
+            StoreUnavailable: the deletion has begun; repeating the call goes on with it.
         """
         group = self.registry.begin_delete(name)
         self.groups.forget()
-        self._finish_delete(group)
+        with contextlib.suppress(TimeoutError):
+            self._deletions.submit(self._finish_delete, group).result(wait_s)
 
     # Records
 
@@ -997,7 +1013,15 @@ class FeatureStore:
             self._iceberg.forget(group)
 
     def _finish_delete(self, group: FeatureGroup) -> None:
-        self._loop.run(self.online.drop_group(group.group_id))
+        try:
+            self._loop.run(self.online.drop_group(group.group_id))
+        except StoreUnavailable as error:
+            if self._closed:
+                _log.info("the deletion of feature group %s is completed by the next start", group.name)
+                return
+            _log.error("the deletion of feature group %s failed: %s", group.name, error)
+            self.registry.fail_delete(group.group_id, f"its online records could not be removed: {error}")
+            raise
         self.registry.finish_delete(group.group_id)
 
     def _recover(self) -> None:

@@ -69,10 +69,24 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An integer, or the number of a list's elements, from `least` to `most`; None is no bound."""
+    """An integer, or the number of a list's elements, from `least` to `most`; None is no upper bound."""
 
-    least: int | None = None
+    least: int = 0
     most: int | None = None
+
+    def allows(self, number: int) -> bool:
+        return number >= self.least and (self.most is None or number <= self.most)
+
+    @property
+    def expected(self) -> str:
+        """What belongs here, for messages."""
+        return f"an integer of at least {self.least}" if self.most is None else f"an integer from {self.least} to {self.most}"
+
+    @property
+    def expected_count(self) -> str:
+        """The same for the number of a list's elements."""
+        least = f"{self.least} to" if self.least else "at most"
+        return f"at least {self.least} elements" if self.most is None else f"{least} {self.most} elements"
 
 
 # Feature groups and features
@@ -166,7 +180,9 @@ PAGE: Final = Number(1, LIST_PAGE_MAX)
 NAME_CONTAINS_CHARS_MAX: Final = 64
 NAME_CONTAINS: Final = Text(NAME_CONTAINS_CHARS_MAX, 1)
 NEXT_TOKEN_CHARS_MAX: Final = 8192
-NEXT_TOKEN: Final = Text(NEXT_TOKEN_CHARS_MAX, 0, ".*", example="a token of an earlier answer")
+NEXT_TOKEN: Final = Text(
+    NEXT_TOKEN_CHARS_MAX, 0, ".*", example=f"a token of an earlier answer, at most {NEXT_TOKEN_CHARS_MAX} characters"
+)
 PROPERTY_NAME: Final = Text(255, 1, ".+", "characters in one line")
 FILTER_VALUE: Final = Text(1024, 1, ".+", "characters in one line")
 EXPRESSION_PARTS: Final = Number(1, 20)

@@ -391,7 +391,10 @@ CREATE = [
     ),
     create("half a TTL", {"OnlineStoreConfig": ONLINE | {"TtlDuration": {"Unit": "Days"}}}, "TtlDuration", "Unit and Value"),
     create(
-        "a TTL of 0", {"OnlineStoreConfig": ONLINE | {"TtlDuration": {"Unit": "Days", "Value": 0}}}, "TtlDuration.Value", "from 1"
+        "a TTL of 0",
+        {"OnlineStoreConfig": ONLINE | {"TtlDuration": {"Unit": "Days", "Value": 0}}},
+        "TtlDuration.Value",
+        "at least 1",
     ),
     create(
         "a bad key",
@@ -448,7 +451,7 @@ CREATE = [
         "an empty table name",
         offline(DisableGlueTableCreation=True, DataCatalogConfig={"TableName": "", "Catalog": "c", "Database": "d"}),
         "DataCatalogConfig.TableName",
-        "length >= 1",
+        "1 to 255",
     ),
     create(
         "a bad throughput mode", {"ThroughputConfig": {"ThroughputMode": "Fast"}}, "ThroughputConfig.ThroughputMode", "OnDemand"
@@ -477,9 +480,9 @@ CREATE = [
     create("a description too long", {"Description": "x" * 129}, "Description", "128"),
     create("too many tags", {"Tags": [{"Key": f"k{n}", "Value": ""} for n in range(51)]}, "Tags", "50"),
     create("a tag without a value", {"Tags": [{"Key": "k"}]}, "Tags[0].Value", "required"),
-    create("a tag key too long", {"Tags": [{"Key": "k" * 129, "Value": ""}]}, "Tags.Key", "128"),
-    create("an empty tag key", {"Tags": [{"Key": "", "Value": ""}]}, "Tags.Key"),
-    create("a bad tag value", {"Tags": [{"Key": "k", "Value": "<b>"}]}, "Tags.Value", "'<b>'"),
+    create("a tag key too long", {"Tags": [{"Key": "k" * 129, "Value": ""}]}, "Tags[0].Key", "128"),
+    create("an empty tag key", {"Tags": [{"Key": "", "Value": ""}]}, "Tags[0].Key"),
+    create("a bad tag value", {"Tags": [{"Key": "k", "Value": "<b>"}]}, "Tags[0].Value", "'<b>'"),
     create("tags that are an object", {"Tags": {"k": "v"}}, "Tags", "an array"),
 ]
 
@@ -499,19 +502,19 @@ CONTROL = [
     control(
         "UpdateFeatureGroup", "a taken feature", NAMED | {"FeatureAdditions": definitions(note="String")}, "FeatureAdditions[0]"
     ),
-    control("UpdateFeatureGroup", "no features", NAMED | {"FeatureAdditions": []}, "FeatureAdditions", ">= 1"),
+    control("UpdateFeatureGroup", "no features", NAMED | {"FeatureAdditions": []}, "FeatureAdditions", "1 to 100"),
     control(
         "UpdateFeatureGroup",
         "too many features",
         NAMED | {"FeatureAdditions": definitions(**{f"f{n}": "String" for n in range(101)})},
         "FeatureAdditions",
-        "<= 100",
+        "1 to 100",
     ),
     control("UpdateFeatureGroup", "half a TTL", NAMED | {"OnlineStoreConfig": {"TtlDuration": {"Value": 1}}}, "TtlDuration"),
     control(
         "UpdateFeatureGroup", "no online store", {"FeatureGroupName": "{offline}", "OnlineStoreConfig": {}}, "OnlineStoreConfig"
     ),
-    control("UpdateFeatureGroup", "no mode", NAMED | {"ThroughputConfig": {}}, "ThroughputConfig.ThroughputMode", "required"),
+    control("UpdateFeatureGroup", "no mode", NAMED | {"ThroughputConfig": {}}, "ThroughputConfig", "ThroughputMode"),
     control(
         "DeleteFeatureGroup",
         "an ARN",
@@ -522,13 +525,19 @@ CONTROL = [
     control("DeleteFeatureGroup", "an unknown group", {"FeatureGroupName": "nope"}, "'nope'", code="ResourceNotFound"),
     *(
         control("ListFeatureGroups", f"MaxResults {shown}", f'{{"MaxResults":{shown}}}', "MaxResults", word)
-        for shown, word in (("0", ">= 1"), ("101", "<= 100"), ("1.5", "an integer"), ('"1"', "an integer"), ("9" * 30, "<= 100"))
+        for shown, word in (
+            ("0", "1 to 100"),
+            ("101", "1 to 100"),
+            ("1.5", "an integer"),
+            ('"1"', "an integer"),
+            ("9" * 30, "1 to 100"),
+        )
     ),
     control("ListFeatureGroups", "a bad order", {"SortOrder": "Up"}, "SortOrder", "Ascending, Descending", "'Up'"),
     control("ListFeatureGroups", "a bad sort", {"SortBy": "Size"}, "SortBy", "CreationTime", "'Size'"),
     control("ListFeatureGroups", "a bad status", {"FeatureGroupStatusEquals": "Gone"}, "FeatureGroupStatusEquals", "'Gone'"),
-    control("ListFeatureGroups", "an empty pattern", {"NameContains": ""}, "NameContains", ">= 1"),
-    control("ListFeatureGroups", "a pattern too long", {"NameContains": "x" * 65}, "NameContains", "<= 64"),
+    control("ListFeatureGroups", "an empty pattern", {"NameContains": ""}, "NameContains", "1 to 64"),
+    control("ListFeatureGroups", "a pattern too long", {"NameContains": "x" * 65}, "NameContains", "1 to 64"),
     control("ListFeatureGroups", "a text for a time", {"CreationTimeAfter": "2024-05-01"}, "CreationTimeAfter", "a number"),
     *(
         control("ListFeatureGroups", f"a token of {shown}", {"NextToken": text}, "NextToken", "a token")
@@ -541,7 +550,7 @@ CONTROL = [
             ("other letters", "ü"),
         )
     ),
-    control("ListFeatureGroups", "a token too long", {"NextToken": "x" * 8193}, "NextToken", "<= 8192"),
+    control("ListFeatureGroups", "a token too long", {"NextToken": "x" * 8193}, "NextToken", "at most 8192"),
     control("DescribeFeatureMetadata", "an unknown feature", NAMED | {"FeatureName": "nope"}, "'nope'", code="ResourceNotFound"),
     control("DescribeFeatureMetadata", "a bad feature", NAMED | {"FeatureName": "a\x00"}, "FeatureName", "letters"),
     control(
@@ -567,14 +576,14 @@ CONTROL = [
         "too many tags",
         {"ResourceArn": "{arn}", "Tags": [{"Key": f"k{n}", "Value": ""} for n in range(51)]},
         "Tags",
-        "<= 50",
+        "at most 50",
     ),
     control(
         "AddTags", "a null value", {"ResourceArn": "{arn}", "Tags": [{"Key": "k", "Value": None}]}, "Tags[0].Value", "a string"
     ),
-    control("ListTags", "a small page", {"ResourceArn": "{arn}", "MaxResults": 49}, "MaxResults", ">= 50"),
+    control("ListTags", "a small page", {"ResourceArn": "{arn}", "MaxResults": 49}, "MaxResults", "at least 50"),
     control("ListTags", "an unknown group", {"ResourceArn": "{arn}x"}, "does not exist", code="ResourceNotFound"),
-    control("DeleteTags", "no keys", {"ResourceArn": "{arn}", "TagKeys": []}, "TagKeys", ">= 1"),
+    control("DeleteTags", "no keys", {"ResourceArn": "{arn}", "TagKeys": []}, "TagKeys", "1 to 50"),
     Case("no target", "POST", "/", "{}", ("X-Amz-Target", "SageMaker."), "UnknownOperationException"),
     *(
         Case(f"target {text}", "POST", "/", "{}", (repr(text),), "UnknownOperationException", headers={"X-Amz-Target": text})

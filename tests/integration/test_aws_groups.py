@@ -244,7 +244,7 @@ class TestUpdate:
             (definitions(is_deleted="String"), "is_deleted"),
             (definitions(fine="String", new="Integral") + definitions(new="String"), "FeatureAdditions[2].FeatureName"),
             ([{"FeatureName": "x", "FeatureType": "String", "CollectionType": "List"}], "FeatureAdditions[0].CollectionType"),
-            (definitions(**{f"f{number}": "String" for number in range(101)}), "<= 100"),
+            (definitions(**{f"f{number}": "String" for number in range(101)}), "1 to 100"),
         ):
             update = sagemaker.update_feature_group
             refuse(update, "FeatureAdditions", word, FeatureGroupName=name, FeatureAdditions=addition)
@@ -254,7 +254,8 @@ class TestUpdate:
         features = definitions(id="String", at="String", **{f"f{number}": "String" for number in range(2497)})
         name = create_group(FeatureDefinitions=features)
         two = definitions(one="String", two="String")
-        refuse(sagemaker.update_feature_group, "2500", FeatureGroupName=name, FeatureAdditions=two)
+        update = sagemaker.update_feature_group
+        refuse(update, "2500", code="ResourceLimitExceeded", FeatureGroupName=name, FeatureAdditions=two)
         sagemaker.update_feature_group(FeatureGroupName=name, FeatureAdditions=two[:1])
 
     def test_ttl_set_changed_kept_and_removed(self, sagemaker: Any, create_group: CreateGroup) -> None:
@@ -519,7 +520,7 @@ class TestTags:
     )
     def test_wrong_ones(self, sagemaker: Any, group: str, key: str, value: str, word: str) -> None:
         arn = describe(sagemaker, group)["FeatureGroupArn"]
-        refuse(sagemaker.add_tags, f"Tags.{word}", ResourceArn=arn, Tags=[{"Key": key, "Value": value}])
+        refuse(sagemaker.add_tags, f"Tags[0].{word}", ResourceArn=arn, Tags=[{"Key": key, "Value": value}])
         assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == []
 
     def test_of_what_is_no_group(self, sagemaker: Any, group: str) -> None:
