@@ -140,7 +140,10 @@ def _page(
     """The rows of one page, in order, the token of the next one, and how many rows all pages have."""
     conditions = _Conditions(connection, query.resource, arn_prefix)
     where = [groups.c.live == 1, conditions.of(query.where), *(conditions.visible(key, value) for key, value in query.visible)]
-    total = connection.execute(sa.select(sa.func.count()).select_from(source).where(*where)).scalar_one()
+    counted, among = source, where
+    if query.resource is SearchResource.FEATURE_METADATA and not query.visible and not _names_group(query.where):
+        counted, among = features, where[1:]  # features of groups that are gone are gone, too
+    total = connection.execute(sa.select(sa.func.count()).select_from(counted).where(*among)).scalar_one()
     sort = conditions.sort(query.sort)
     statement = sa.select(*columns, sort.label("sort")).select_from(source).where(*where)
     order = [sort, *keys]
@@ -195,6 +198,8 @@ class _Conditions:
             value = sa.select(table.c.value).where(*self._own_pairs(), table.c.key == found.key).scalar_subquery()
             return by_code_point(self.connection, sa.func.coalesce(value, ""))
         column = self._column(found)
+        if found.kind is Kind.TIME:  # everything has been created and modified; plain columns can be read in order
+            return column
         if found.kind is not Kind.TEXT:
             return sa.func.coalesce(column, sa.literal(_LEAST, sa.BigInteger))
         return by_code_point(self.connection, sa.func.coalesce(column, ""))
@@ -255,6 +260,13 @@ class _Conditions:
             return [group_tags.c.group_id == groups.c.group_id]
         table = feature_parameters
         return [table.c.group_id == features.c.group_id, table.c.feature == features.c.name]
+
+
+def _names_group(requirement: Requirement) -> bool:
+    """Whether a requirement on features asks for something of their group."""
+    if isinstance(requirement, Junction):
+        return any(map(_names_group, requirement.parts))
+    return isinstance(requirement, Condition) and requirement.property.name in ("FeatureGroupName", "FeatureGroupArn")
 
 
 def _is_negative(condition: Condition) -> bool:

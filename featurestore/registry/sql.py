@@ -498,6 +498,8 @@ def _migrate(connection: sa.Connection) -> None:
     for name in FORMAT_2_COLUMNS:
         kind = _features.c[name].type.compile(connection.dialect)
         connection.execute(sa.text(f"ALTER TABLE feature ADD COLUMN {name} {kind}"))
+    for index in _features.indexes:
+        index.create(connection, checkfirst=True)
     for row in connection.execute(sa.select(_groups.c.document).where(_groups.c.live == 1)).all():
         group = _decode(row.document)
         search.store_group(connection, group)

@@ -64,6 +64,9 @@ group_search: Final = sa.Table(
         if found.kind in _COLUMN
     ),
 )
+sa.Index("group_search_table", group_search.c["OfflineStoreConfig.DataCatalogConfig.TableName"])
+sa.Index("feature_name", features.c.name)
+sa.Index("feature_modified", features.c.modified_at_us, features.c.group_id, features.c.position)
 """One row per live group, one column per property (`model.search.GROUP_PROPERTIES`), under its name."""
 group_tags: Final = sa.Table(
     "group_tag",

@@ -22,6 +22,7 @@ from featurestore.errors import (
     ValidationFailed,
 )
 from featurestore.model.feature_group import (
+    DataCatalog,
     FeatureDefinition,
     FeatureGroup,
     FeatureType,
@@ -33,10 +34,11 @@ from featurestore.model.feature_group import (
     TtlUnit,
     definitions,
 )
+from featurestore.model.search import Filter, SearchExpression, SearchResource, check_expression, check_sort
 from featurestore.model.stream import Stream, StreamState
-from featurestore.registry.protocol import GroupQuery, GroupSort, Registry, StoreIdentity, WantedIdentity
+from featurestore.registry.protocol import GroupQuery, GroupSort, Registry, SearchQuery, StoreIdentity, WantedIdentity
 from featurestore.registry.sql import SqlRegistry
-from featurestore.registry.tables import metadata
+from featurestore.registry.tables import FORMAT_2_COLUMNS, feature_parameters, group_search, group_tags, metadata
 
 IDENTITY = StoreIdentity("111122223333", "eu-west-1", 4)
 WANTED = WantedIdentity("111122223333", "eu-west-1")
@@ -223,6 +225,130 @@ def test_filters(registry: Registry) -> None:
 def test_a_token_of_another_answer_is_refused(registry: Registry, token: str) -> None:
     with pytest.raises(ValidationFailed, match="NextToken"):
         registry.list(GroupQuery(page_token=token))
+
+
+def found_names(registry: Registry, **filters: str) -> set[str]:
+    expression = SearchExpression([Filter(name.replace("__", "."), None, value) for name, value in filters.items()])
+    where = check_expression(SearchResource.FEATURE_GROUP, expression)
+    query = SearchQuery(SearchResource.FEATURE_GROUP, check_sort(SearchResource.FEATURE_GROUP, "FeatureGroupName"), where)
+    return {found.name for found in registry.search_groups(query).groups}
+
+
+def test_a_search_sees_each_change_at_once(registry: Registry) -> None:
+    registry.create(group("air", tags={"team": "red"}))
+    rain = registry.create(group("rain", description="mm"))
+    assert found_names(registry) == {"air", "rain"}
+    assert found_names(registry, Tags__team="red") == {"air"}
+    assert found_names(registry, Description="mm") == {"rain"}
+    registry.update("air", lambda found: replace(found, tags={"team": "blue"}, description="mm"))
+    assert found_names(registry, Tags__team="red") == set()
+    assert found_names(registry, Description="mm") == {"air", "rain"}
+    registry.update("air", lambda found: found.with_features([FeatureDefinition("y", FeatureType.INTEGRAL)]))
+    assert found_names(registry, FeatureDefinitions__FeatureName="y") == {"air"}
+    registry.begin_delete("rain")
+    assert found_names(registry, FeatureGroupStatus="Deleting") == {"rain"}
+    registry.finish_delete(rain.group_id)
+    assert found_names(registry) == {"air"}
+    features = SearchResource.FEATURE_METADATA
+    hits = registry.search_features(SearchQuery(features, check_sort(features, "LastModifiedTime")))
+    assert (hits.total, {found.group_name for found in hits.features}) == (4, {"air"})
+
+
+def test_a_page_goes_on_where_the_last_one_ended_whatever_was_added(registry: Registry) -> None:
+    for number in range(6):
+        registry.create(group(f"g{number}"))
+    kind = SearchResource.FEATURE_GROUP
+    query = SearchQuery(kind, check_sort(kind, "LastModifiedTime"), page_rows=2)
+    seen: list[str] = []
+    token = None
+    for added in ("x", "y", "z", "w"):
+        page = registry.search_groups(replace(query, page_token=token))
+        seen += [found.name for found in page.groups]
+        registry.create(group(added))
+        token = page.next_token
+        if token is None:
+            break
+    assert seen == ["g5", "g4", "g3", "g2", "g1", "g0"]
+
+
+def test_a_search_token_belongs_to_its_search(registry: Registry) -> None:
+    registry.create(group("a"))
+    registry.create(group("b"))
+    kind = SearchResource.FEATURE_GROUP
+    query = SearchQuery(kind, check_sort(kind, "CreationTime"), page_rows=1)
+    token = registry.search_groups(query).next_token
+    assert token is not None
+    assert registry.search_groups(replace(query, page_token=token, page_rows=5)).groups[0].name == "a"
+    for other in (replace(query, descending=False), replace(query, sort=check_sort(kind, "LastModifiedTime"))):
+        with pytest.raises(ValidationFailed, match="same search"):
+            registry.search_groups(replace(other, page_token=token))
+    for garbage in ("x", "W10=", "e30=", token[:-4]):
+        with pytest.raises(ValidationFailed, match="NextToken"):
+            registry.search_groups(replace(query, page_token=garbage))
+
+
+def test_two_groups_can_not_have_one_table(registry: Registry) -> None:
+    catalog = DataCatalog("shared", "AwsDataCatalog", "db")
+    first = registry.create(group("first", offline=OfflineConfig("s3://bucket", data_catalog=catalog)))
+    assert first.status is GroupStatus.CREATED
+    second = registry.create(group("second", offline=OfflineConfig("s3://bucket", data_catalog=catalog)))
+    assert (second.status, second.offline_status) == (GroupStatus.CREATE_FAILED, None)
+    assert second.failure_reason == "table db.shared exists already, of feature group 'first'"
+    assert registry.get("second") == second
+    brought = OfflineConfig("s3://bucket", data_catalog=catalog, disable_glue_table_creation=True)
+    assert registry.create(group("third", offline=brought)).status is GroupStatus.CREATED, "a table that is brought is shared"
+    for name in ("first", "second"):
+        registry.finish_delete(registry.begin_delete(name).group_id)
+    again = registry.create(group("second", offline=OfflineConfig("s3://bucket", data_catalog=catalog)))
+    assert again.status is GroupStatus.CREATED
+
+
+def test_a_deletion_that_failed_is_begun_again(registry: Registry) -> None:
+    made = registry.create(group())
+    registry.fail_delete(made.group_id, "not even begun")
+    assert registry.get("weather") == made
+    registry.begin_delete("weather")
+    registry.fail_delete(made.group_id, "x" * 2000)
+    failed = registry.get("weather")
+    assert (failed.status, failed.failure_reason) == (GroupStatus.DELETE_FAILED, "x" * 1024)
+    assert [found.group_id for found in registry.deleting()] == [made.group_id]
+    with pytest.raises(FeatureGroupInUse):
+        registry.create(group())
+    begun = registry.begin_delete("weather")
+    assert (begun.status, begun.failure_reason) == (GroupStatus.DELETING, None)
+    registry.finish_delete(made.group_id)
+    assert not registry.deleting()
+    registry.fail_delete(made.group_id, "too late")
+    with pytest.raises(FeatureGroupNotFound):
+        registry.get("weather")
+
+
+def test_a_registry_of_format_1_is_brought_to_format_2(opener: Opener) -> None:
+    registry = opener()
+    made = registry.create(group("air", tags={"team": "red"}))
+    gone = registry.create(group("gone"))
+    registry.update_feature("air", "x", description="wind", additions={"unit": "m/s"}, removals=[])
+    with registry.transaction() as connection:  # what the older release had
+        for table in (group_search, group_tags, feature_parameters):
+            table.drop(connection)
+        connection.execute(sa.text("DROP INDEX feature_modified"))
+        for name in FORMAT_2_COLUMNS:
+            connection.execute(sa.text(f"ALTER TABLE feature DROP COLUMN {name}"))
+        connection.execute(sa.text("UPDATE store SET value = '1' WHERE name = 'format'"))
+        connection.execute(sa.text(f"UPDATE feature_group SET live = NULL WHERE group_id = {gone.group_id}"))
+    registry.close()
+    migrated = opener()
+    assert migrated.get("air") == made
+    assert found_names(migrated, Tags__team="red", FeatureDefinitions__FeatureType="Fractional") == {"air"}
+    features = SearchResource.FEATURE_METADATA
+    where = check_expression(features, SearchExpression([Filter("Parameters.unit", None, "m/s"), Filter("FeatureType")]))
+    (found,) = migrated.search_features(SearchQuery(features, check_sort(features, "FeatureName"), where)).features
+    assert found == migrated.feature("air", "x")
+    assert migrated.search_features(SearchQuery(features, check_sort(features, "FeatureName"))).total == 3
+    assert opener().version() == migrated.version()
+    with migrated.transaction() as connection:
+        indexes = {index["name"] for index in sa.inspect(connection).get_indexes("feature")}
+    assert indexes == {"feature_name", "feature_modified"}
 
 
 def test_feature_metadata(registry: Registry) -> None:

@@ -201,8 +201,43 @@ class TestCreate:
             create(FeatureGroupName=group, **members)
         assert describe(sagemaker, group) == before
 
+    def test_a_table_of_another_group(self, sagemaker: Any, create_group: CreateGroup, runtime: Any) -> None:
+        catalog = {"TableName": unique_name("t").replace("-", "_"), "Catalog": "AwsDataCatalog", "Database": "db"}
+        owner = create_group(OfflineStoreConfig=OFFLINE | {"DataCatalogConfig": catalog})
+        name = create_group(OfflineStoreConfig=OFFLINE | {"DataCatalogConfig": catalog})
+        answer = describe(sagemaker, name)
+        assert answer["FeatureGroupStatus"] == "CreateFailed"
+        assert f"'{owner}'" in answer["FailureReason"]
+        assert "OfflineStoreStatus" not in answer
+        (summary,) = sagemaker.list_feature_groups(NameContains=name, FeatureGroupStatusEquals="CreateFailed")[
+            "FeatureGroupSummaries"
+        ]
+        assert "OfflineStoreStatus" not in summary
+        update = sagemaker.update_feature_group
+        refuse(update, "Created", "CreateFailed", FeatureGroupName=name, FeatureAdditions=definitions(z="String"))
+        with pytest.raises(ClientError):
+            runtime.put_record(FeatureGroupName=name, Record=record(id="k", at="2024-05-01T00:00:00Z"))
+        sagemaker.delete_feature_group(FeatureGroupName=name)
+        with pytest.raises(sagemaker.exceptions.ResourceNotFound):
+            describe(sagemaker, name)
+        assert describe(sagemaker, owner)["FeatureGroupStatus"] == "Created"
+
+    def test_what_a_disabled_store_is_told_is_still_checked(self, sagemaker: Any, create_group: CreateGroup) -> None:
+        disabled = {"EnableOnlineStore": False, "SecurityConfig": {"KmsKeyId": "no spaces"}}
+        with pytest.raises(ClientError, match=r"OnlineStoreConfig\.SecurityConfig\.KmsKeyId"):
+            create_group(OnlineStoreConfig=disabled)
+        storage = {"S3Uri": "s3://bucket/a", "ResolvedOutputS3Uri": "s3://bucket/elsewhere"}
+        made = describe(sagemaker, create_group(OfflineStoreConfig={"S3StorageConfig": storage}))
+        resolved = made["OfflineStoreConfig"]["S3StorageConfig"]["ResolvedOutputS3Uri"]
+        assert resolved.startswith("s3://bucket/a/000000000000/sagemaker/us-east-1/offline-store/")
+
 
 class TestDescribe:
+    def test_tokens_that_were_never_given(self, sagemaker: Any, group: str) -> None:
+        refuse(sagemaker.describe_feature_group, "NextToken", FeatureGroupName=group, NextToken="t")
+        arn = describe(sagemaker, group)["FeatureGroupArn"]
+        refuse(sagemaker.list_tags, "NextToken", ResourceArn=arn, NextToken="t")
+
     def test_by_arn(self, sagemaker: Any, group: str) -> None:
         answer = describe(sagemaker, group)
         assert describe(sagemaker, answer["FeatureGroupArn"]) == answer
@@ -303,6 +338,16 @@ class TestUpdate:
         )
         update(FeatureGroupName=name, ThroughputConfig={"ThroughputMode": "OnDemand"})
         assert describe(sagemaker, name)["ThroughputConfig"] == {"ThroughputMode": "OnDemand"}
+
+    def test_throughput_of_a_group_created_without(self, sagemaker: Any, create_group: CreateGroup) -> None:
+        name = create_group()
+        update = sagemaker.update_feature_group
+        refuse(update, "ThroughputMode is OnDemand", FeatureGroupName=name, ThroughputConfig={"ProvisionedReadCapacityUnits": 7})
+        refuse(update, "at least one of ThroughputMode", FeatureGroupName=name, ThroughputConfig={})
+        assert "ThroughputConfig" not in describe(sagemaker, name)
+        config = {"ThroughputMode": "Provisioned", "ProvisionedWriteCapacityUnits": 3}
+        update(FeatureGroupName=name, ThroughputConfig=config)
+        assert describe(sagemaker, name)["ThroughputConfig"] == config
 
     def test_one_change_per_call(self, sagemaker: Any, group: str) -> None:
         update = sagemaker.update_feature_group
@@ -522,6 +567,20 @@ class TestTags:
         arn = describe(sagemaker, group)["FeatureGroupArn"]
         refuse(sagemaker.add_tags, f"Tags[0].{word}", ResourceArn=arn, Tags=[{"Key": key, "Value": value}])
         assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == []
+
+    def test_keys(self, sagemaker: Any, create_group: CreateGroup) -> None:
+        arn = describe(sagemaker, create_group())["FeatureGroupArn"]
+        for key in ("aws:x", "AWS:x"):
+            refuse(sagemaker.add_tags, "reserved", f"'{key}'", ResourceArn=arn, Tags=[{"Key": key, "Value": ""}])
+        twice = [{"Key": "k", "Value": "1"}, {"Key": "k", "Value": "2"}]
+        refuse(sagemaker.add_tags, "Tags[1].Key", "already", ResourceArn=arn, Tags=twice)
+        with pytest.raises(ClientError, match=r"Tags\[1\]\.Key"):
+            create_group(Tags=twice)
+        cases = [{"Key": "team", "Value": "1"}, {"Key": "Team", "Value": "2"}, {"Key": "my aws:x", "Value": ""}]
+        assert sagemaker.add_tags(ResourceArn=arn, Tags=cases)["Tags"] == cases
+        refuse(sagemaker.delete_tags, "TagKeys[0]", ResourceArn=arn, TagKeys=["a;b"])
+        with pytest.raises(sagemaker.exceptions.ResourceNotFound):
+            sagemaker.delete_tags(ResourceArn=f"{arn}x", TagKeys=["team"])
 
     def test_of_what_is_no_group(self, sagemaker: Any, group: str) -> None:
         arn = describe(sagemaker, group)["FeatureGroupArn"]
