@@ -92,6 +92,7 @@ def test_limits() -> None:
         "feature groups": f"{limits.FEATURE_GROUPS_MAX:,}",
         "tags of a group": f"{limits.TAGS_MAX}",
         "parameters of a feature": f"{limits.FEATURE_PARAMETERS_MAX}",
+        "filters, nested filters and sub-expressions of a search": f"{limits.EXPRESSION_ELEMENTS_MAX}",
     }
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -320,14 +319,8 @@ def filters(name: str) -> st.SearchStrategy[dict[str, str]]:
     if name in STRUCTURES:
         return presence.map(lambda item: {"Name": name} | item)
     if name in TIMES:
-        now_s = int(time.time())
-        values = st.one_of(
-            st.integers(now_s - 30, now_s + 2).map(
-                lambda second: datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-            ),
-            st.integers((now_s - 30) * 1000, now_s * 1000).map(
-                lambda milli: (datetime(1970, 1, 1) + timedelta(milliseconds=milli)).isoformat(timespec="milliseconds")
-            ),
+        values = st.tuples(st.integers(-2000, 8000), st.sampled_from(["seconds", "milliseconds"])).map(
+            lambda drawn: f"@{drawn[0]} {drawn[1]}"
         )
         operators = ordering
     elif name in NUMBERS:
@@ -339,6 +332,19 @@ def filters(name: str) -> st.SearchStrategy[dict[str, str]]:
         operators = ["Equals", "NotEquals", "Contains", "In"]
     compared = st.fixed_dictionaries({"Value": values}, optional={"Operator": st.sampled_from(operators)})
     return st.one_of(presence, compared, compared, compared).map(lambda item: {"Name": name} | item)
+
+
+def with_times(world: World, value: Any) -> Any:
+    """A drawn request, its times counted in milliseconds from the creation of the first group."""
+    if isinstance(value, dict):
+        return {name: with_times(world, member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [with_times(world, item) for item in value]
+    if not isinstance(value, str) or not value.startswith("@"):
+        return value
+    offset_ms, spec = value[1:].split()
+    moment = datetime.fromtimestamp(world.times["FeatureGroup"][0]["CreationTime"] / 1_000_000, UTC).replace(tzinfo=None)
+    return (moment + timedelta(milliseconds=int(offset_ms))).isoformat(timespec=spec)
 
 
 def names(resource: str) -> st.SearchStrategy[str]:
@@ -405,10 +411,46 @@ def elements(expression: dict[str, Any]) -> int:
     return len(expression.get("Filters", [])) + nested + len(inner) + sum(map(elements, inner))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def single_filters(world: World, resource: str) -> Iterator[dict[str, str]]:
+    """Every operator of every property, with values that are there and one that is not."""
+    ordering = ["Equals", "NotEquals", "GreaterThan", "GreaterThanOrEqualTo", "LessThan", "LessThanOrEqualTo"]
+    pairs = [f"{PAIRS[resource]}.{key}" for key in TAG_KEYS[:2]] + [f"All{PAIRS[resource]}"]
+    groups = (*GROUP_TEXTS, *DEFINITION_TEXTS, *NUMBERS, *FLAGS, *STRUCTURES)
+    for name in (*(groups if resource == "FeatureGroup" else METADATA_TEXTS), *TIMES, *pairs):
+        yield from ({"Name": name, "Operator": operator} for operator in ("Exists", "NotExists"))
+        if name in STRUCTURES:
+            continue
+        found = sorted({value for record in world.records[resource] for value in values_of(record, name)})
+        middle = found[len(found) // 2 :][:1]
+        if name in TIMES:
+            moments = [datetime.fromtimestamp(round(value * 1000) / 1000, UTC).replace(tzinfo=None) for value in middle]
+            values = [moment.isoformat(timespec=spec) for moment in moments for spec in ("seconds", "milliseconds")]
+            operators = ordering
+        elif name in NUMBERS:
+            values, operators = [*map(str, middle), str(middle[0] + 0.5), "-1"], ordering
+        elif name in FLAGS:
+            values, operators = ["true", "false"], ordering[:2]
+        else:
+            whole = [value for value in middle if value] or ["none"]
+            values, operators = [*whole, whole[0][1:] or "x", f"{whole[0]}, x", "%"], ["Equals", "NotEquals", "Contains", "In"]
+        yield from ({"Name": name, "Operator": operator, "Value": value} for operator in operators for value in values)
+
+
+@pytest.mark.parametrize("resource", list(PAIRS))
+def test_every_operator_of_every_property(world: World, resource: str) -> None:
+    for item in single_filters(world, resource):
+        request = {"Resource": resource, "SearchExpression": {"Filters": [item]}, "SortBy": "CreationTime", "MaxResults": 100}
+        wanted = expected(world, request)
+        answer = world.search(request)
+        assert answer["TotalHits"]["Value"] == len(wanted), item
+        assert [record[resource] for record in answer["Results"]] == wanted[:100], item
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(request=requests())
 def test_pages_are_what_brute_force_finds(world: World, request: dict[str, Any]) -> None:
     assume(elements(request.get("SearchExpression", {})) <= 50)
+    request = with_times(world, request)
     wanted = expected(world, request)
     found: list[dict[str, Any]] = []
     token: dict[str, str] = {}
