@@ -21,6 +21,7 @@ from featurestore.errors import (
     StreamNotFound,
     ValidationFailed,
 )
+from featurestore.model import limits
 from featurestore.model.feature_group import (
     DataCatalog,
     FeatureDefinition,
@@ -38,7 +39,7 @@ from featurestore.model.search import Filter, SearchExpression, SearchResource, 
 from featurestore.model.stream import Stream, StreamState
 from featurestore.registry.protocol import GroupQuery, GroupSort, Registry, SearchQuery, StoreIdentity, WantedIdentity
 from featurestore.registry.sql import SqlRegistry
-from featurestore.registry.tables import FORMAT_2_COLUMNS, feature_parameters, group_search, group_tags, metadata
+from featurestore.registry.tables import FORMAT_2_COLUMNS, feature_parameters, group_search, group_tags, groups, metadata
 
 IDENTITY = StoreIdentity("111122223333", "eu-west-1", 4)
 WANTED = WantedIdentity("111122223333", "eu-west-1")
@@ -301,6 +302,21 @@ def test_two_groups_can_not_have_one_table(registry: Registry) -> None:
         registry.finish_delete(registry.begin_delete(name).group_id)
     again = registry.create(group("second", offline=OfflineConfig("s3://bucket", data_catalog=catalog)))
     assert again.status is GroupStatus.CREATED
+
+
+def test_no_more_groups_than_there_may_be(opener: Opener) -> None:
+    registry = opener()
+    rows = [
+        {"name": f"g{number}", "folded": f"g{number}", "live": 1, "status": "Created", "created_at_us": 1, "document": b"{}"}
+        for number in range(limits.FEATURE_GROUPS_MAX - 1)
+    ]
+    with registry.transaction() as connection:
+        connection.execute(groups.insert(), rows)
+    registry.create(group("last"))
+    with pytest.raises(LimitExceeded, match="feature groups: at most 10000"):
+        registry.create(group("one-more"))
+    registry.finish_delete(registry.begin_delete("last").group_id)
+    registry.create(group("one-more"))
 
 
 def test_a_deletion_that_failed_is_begun_again(registry: Registry) -> None:
