@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from featurestore.errors import FeatureStoreError
+from featurestore.model.feature_group import GroupStatus
 from featurestore.store import FeatureStore
 from ingest.background import Background, Retry
 
@@ -52,7 +53,9 @@ class MaintenanceWorker(Background):
     def _round(self) -> dict[str, str]:
         errors: dict[str, str] = {}
         try:
-            names = [group.name for group in self._store.feature_groups() if group.offline is not None]
+            groups = self._store.feature_groups()
+            # Not those being deleted: repairing their online records would work against it.
+            names = [group.name for group in groups if group.offline is not None and group.status is GroupStatus.CREATED]
         except FeatureStoreError as error:
             _log.error("maintenance can't list the feature groups: %s", error)
             return {"": str(error)}
