@@ -39,12 +39,13 @@ features: Final = sa.Table(
     sa.Column("modified_at_us", sa.BigInteger, nullable=False),
     sa.Column("description", sa.Text),
     sa.Column("parameters", sa.LargeBinary, nullable=False),
-    sa.Column("position", sa.Integer),
+    sa.Column("position", sa.BigInteger),
     sa.Column("type", TEXT),
     sa.Column("collection", TEXT),
-    sa.Column("dimension", sa.Integer),
+    sa.Column("dimension", sa.BigInteger),
 )
-"""`position` counts a group's features from 0. The last four columns came with format 2."""
+"""`position` counts a group's features from 0. The last four columns came with format 2. Numbers
+are wide enough for whatever a filter or a token compares them with."""
 FORMAT_2_COLUMNS: Final = ("position", "type", "collection", "dimension")
 
 _COLUMN: Final[dict[Kind, sa.types.TypeEngine[Any]]] = {

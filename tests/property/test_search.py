@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -61,13 +60,18 @@ METADATA_TEXTS = ("FeatureGroupArn", "FeatureGroupName", "FeatureName", "Feature
 PAIRS = {"FeatureGroup": "Tags", "FeatureMetadata": "Parameters"}
 
 
-@dataclass(frozen=True)
 class World:
     """Records by resource, oldest first, and the exact times of each in microseconds, by the property's name."""
 
-    control: ControlPlane
-    records: dict[str, list[dict[str, Any]]]
-    times: dict[str, list[dict[str, int]]]
+    def __init__(
+        self, control: ControlPlane, records: dict[str, list[dict[str, Any]]], times: dict[str, list[dict[str, int]]]
+    ) -> None:
+        self.control = control
+        self.records = records
+        self.times = times
+
+    def __repr__(self) -> str:
+        return "World()"  # shown with every failure
 
     def search(self, request: dict[str, Any]) -> dict[str, Any]:
         return call(self.control, "Search", request)
@@ -427,7 +431,7 @@ def single_filters(world: World, resource: str) -> Iterator[dict[str, str]]:
             values = [moment.isoformat(timespec=spec) for moment in moments for spec in ("seconds", "milliseconds")]
             operators = ordering
         elif name in NUMBERS:
-            values, operators = [*map(str, middle), str(middle[0] + 0.5), "-1"], ordering
+            values, operators = [*map(str, middle), str(middle[0] + 0.5), "-1", "1e400", "-1e400"], ordering
         elif name in FLAGS:
             values, operators = ["true", "false"], ordering[:2]
         else:
