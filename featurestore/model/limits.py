@@ -13,6 +13,8 @@ FEATURE_GROUP_NAME_CHARS_MAX: Final = 64
 FEATURE_GROUP_NAME: Final = re.compile(r"[a-zA-Z0-9](?:[_-]*[a-zA-Z0-9]){0,63}")
 FEATURE_GROUP_ARN_PREFIX: Final = re.compile(r"arn:aws[a-z\-]*:sagemaker:[a-z0-9\-]*:[0-9]{12}:feature-group/")
 FEATURE_GROUP_NAME_OR_ARN_CHARS_MAX: Final = 256
+RECORD_GROUP_CHARS_MAX: Final = 150
+"""The same in the record operations, whose model is narrower."""
 FEATURE_NAME_CHARS_MAX: Final = 64
 FEATURE_NAME: Final = re.compile(r"[a-zA-Z0-9](?:[-_]*[a-zA-Z0-9]){0,63}")
 RESERVED_FEATURE_NAMES: Final = frozenset({"is_deleted", "write_time", "api_invocation_time"})
@@ -51,6 +53,12 @@ RECORD_IDENTIFIER_BYTES_MAX: Final = 2 * 1024
 COLLECTION_ELEMENTS_MAX: Final = 358_400
 BATCH_GET_GROUPS_MAX: Final = 100
 BATCH_GET_IDENTIFIERS_MAX: Final = 100
+BATCH_WRITE_ENTRIES_MAX: Final = 25
+UPDATE_FEATURES_MAX: Final = 100
+LIST_RECORDS_MAX: Final = 100
+TARGET_STORES_MAX: Final = 2
+TTL_VALUE_MIN: Final = 1
+MESSAGE_CHARS_MAX: Final = 2048
 
 LIST_PAGE_MAX: Final = 100
 NAME_CONTAINS_CHARS_MAX: Final = 64
