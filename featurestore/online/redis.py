@@ -387,18 +387,20 @@ class RedisOnlineStore:
         with self._pages_lock:
             if self._closed:
                 raise StoreUnavailable(_READ, "the store is closed")
-            while place.shard < self._shards:
-                shards = range(place.shard, min(place.shard + width, self._shards))
+            while place.shard < self._shards and looked_at < PAGE_LOOKED_AT_MAX:
+                left = PAGE_LOOKED_AT_MAX - looked_at
+                shards = range(place.shard, min(place.shard + min(width, left), self._shards))
+                looks = min(PAGE_LOOKS, left // len(shards))
                 calls = []
                 for shard in shards:
                     first = place.record_id.encode() if shard == place.shard else b""
                     wanted = records_max + 1 - len(found)
                     what: list[bytes | str | int] = [self._keys[shard].base, group_id, first, self._now()]
-                    args = [*what, wanted, PAGE_LOOKS, int(deleted), int(values)]
+                    args = [*what, wanted, looks, int(deleted), int(values)]
                     calls.append(_PAGE.call(shard, [self._keys[shard].index(group_id)], args))
                 for shard, reply in zip(shards, self._pages.run_all(_READ, calls, repeatable=True), strict=True):
-                    looks, last, is_end, cells = reply
-                    looked_at += looks
+                    seen, last, is_end, cells = reply
+                    looked_at += seen
                     ids, bodies = (cells[::2], cells[1::2]) if values else (cells, repeat(None))
                     found += [
                         (RecordPlace(shard, record_id.decode()), body and decode_record(body).values)
@@ -409,8 +411,6 @@ class RedisOnlineStore:
                         break
                 if len(found) > records_max:
                     place = found[records_max - 1][0]
-                    break
-                if looked_at >= PAGE_LOOKED_AT_MAX:
                     break
                 width = min(2 * width, PAGE_SHARDS_MAX) if place.record_id == "" else 1
         records = [(item.record_id, body) for item, body in found[:records_max]]
