@@ -45,6 +45,9 @@ FEATURE_GROUP: Final = "FeatureGroup"
 BATCH_GET_RECORD: Final = "BatchGetRecord"
 BATCH_WRITE_RECORD: Final = "BatchWriteRecord"
 
+EXPIRATION_TIME_RESPONSES: Final = ("Enabled", "Disabled")
+DELETION_MODES: Final = ("SoftDelete", "HardDelete")
+
 
 class FeatureValue(msgspec.Struct, frozen=True, gc=False):
     FeatureName: str
@@ -262,7 +265,7 @@ class Runtime:
     async def delete_record(self, call: Call) -> Answer:
         group = _group_name(call.segments[1])
         mode = call.optional("DeletionMode")
-        if mode not in (None, "SoftDelete", "HardDelete"):
+        if mode is not None and mode not in DELETION_MODES:
             raise ValidationFailed.one("DeletionMode", "SoftDelete or HardDelete", mode)
         await self._records.delete(
             group,
@@ -373,7 +376,7 @@ def _targets(names: Sequence[str] | None) -> frozenset[TargetStore] | None:
 
 
 def _with_expiry(value: str | None) -> bool:
-    if value not in (None, "Enabled", "Disabled"):
+    if value is not None and value not in EXPIRATION_TIME_RESPONSES:
         raise ValidationFailed.one("ExpirationTimeResponse", "Enabled or Disabled", value)
     return value == "Enabled"
 
