@@ -370,7 +370,7 @@ def _targets(names: Sequence[str] | None) -> frozenset[TargetStore] | None:
     except ValueError as error:
         wrong = next(name for name in names if name not in set(TargetStore))
         raise ValidationFailed.one("TargetStores", "OnlineStore or OfflineStore", wrong) from error
-    if not targets or len(targets) != len(names):
+    if not targets or len(targets) != len(names) or len(names) > limits.TARGET_STORES_MAX:
         raise ValidationFailed.one("TargetStores", "one or two different stores", list(map(str, names)))
     return targets
 
