@@ -31,6 +31,7 @@ _TTL: Final = {
     "required": ["Unit", "Value"],
     "properties": {"Unit": {"enum": ["Seconds", "Minutes", "Hours", "Days", "Weeks"]}, "Value": {"type": "integer"}},
 }
+_GROUP_NAME: Final = {"type": "string", "maxLength": 150}
 _ERROR: Final = {"type": "object", "properties": {"Message": {"type": "string"}}}
 
 
@@ -38,13 +39,15 @@ def _parameter(name: str, *, required: bool = False, schema: dict[str, Any] | No
     return {"name": name, "in": "query", "required": required, "schema": schema or {"type": "string"}}
 
 
-def _operation(summary: str, parameters: list[Any], body: dict[str, Any] | None = None) -> dict[str, Any]:
+def _operation(
+    summary: str, parameters: list[Any], body: dict[str, Any] | None = None, *, statuses: tuple[str, ...] = ("400", "404", "503")
+) -> dict[str, Any]:
     error = {"description": "Error; the code is in x-amzn-ErrorType", "content": {"application/json": {"schema": _ERROR}}}
     operation: dict[str, Any] = {
         "tags": ["records"],
         "summary": summary,
         "parameters": parameters,
-        "responses": {"200": {"description": "Done"}, "400": error, "404": error, "503": error},
+        "responses": {"200": {"description": "Done"}} | dict.fromkeys(statuses, error),
     }
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
@@ -77,6 +80,54 @@ RECORD_PATHS: Final[dict[str, Any]] = {
                 _parameter("DeletionMode", schema={"enum": ["SoftDelete", "HardDelete"]}),
             ],
         ),
+    },
+    "/FeatureGroup/{FeatureGroupName}/Record": {
+        "post": _operation(
+            "UpdateRecord",
+            [_NAME],
+            _object(
+                ["RecordIdentifierValueAsString", "Features"],
+                RecordIdentifierValueAsString={"type": "string"},
+                Features=_RECORD | {"minItems": 1, "maxItems": 100},
+                TargetStores=_STORES,
+                TtlDuration=_TTL,
+            ),
+            statuses=("400", "404", "409", "503"),
+        )
+    },
+    "/FeatureGroup/{FeatureGroupName}/ListRecords": {
+        "post": _operation(
+            "ListRecords",
+            [_NAME],
+            _object(
+                [],
+                MaxResults={"type": "integer", "minimum": 1, "maximum": 100},
+                NextToken={"type": "string", "maxLength": 8192},
+                IncludeSoftDeletedRecords={"type": "boolean"},
+            ),
+        )
+    },
+    "/BatchWriteRecord": {
+        "post": _operation(
+            "BatchWriteRecord",
+            [],
+            _object(
+                ["Entries"],
+                Entries={
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": 25,
+                    "items": _object(
+                        ["FeatureGroupName", "Record"],
+                        FeatureGroupName=_GROUP_NAME,
+                        Record=_RECORD,
+                        TargetStores=_STORES,
+                        TtlDuration=_TTL,
+                    ),
+                },
+                TtlDuration=_TTL,
+            ),
+        )
     },
     "/BatchGetRecord": {
         "post": _operation(

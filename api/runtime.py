@@ -12,23 +12,41 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from api.wire import Answer, Receive, Scope, Send, UnknownOperation, decode, read_body, request_id, rest_error, send_answer
-from featurestore.errors import Fault, FeatureStoreError, ValidationFailed
+from api.wire import (
+    Answer,
+    Receive,
+    Scope,
+    Send,
+    UnknownOperation,
+    decode,
+    message_of,
+    read_body,
+    request_id,
+    rest_error,
+    send_answer,
+)
+from featurestore.errors import Fault, FeatureStoreError, StoreUnavailable, ValidationFailed
 from featurestore.model import limits
+from featurestore.model.change import Applied
 from featurestore.model.feature_group import TargetStore, TtlDuration, TtlUnit
 from featurestore.model.record import FeaturePair
-from featurestore.records import GetRequest, Record, Records
+from featurestore.records import GetRequest, Record, Records, WriteRequest
 
 _log: Final = logging.getLogger(__name__)
 
 BODY_BYTES_MAX: Final = 16 << 20
+BATCH_BODY_BYTES_MAX: Final = 64 << 20
+"""A batch of 25 records of the greatest size, each of its bytes written as `\\u0000`."""
 RETRY_TOKEN_HEADER: Final = b"amz-sdk-invocation-id"
 """AWS SDKs send one id with all attempts of a call: a repeated attempt then changes nothing the second time."""
 RETRY_TOKEN_CHARS_MAX: Final = 128
 
 FEATURE_GROUP: Final = "FeatureGroup"
 BATCH_GET_RECORD: Final = "BatchGetRecord"
-_LATER_OPERATIONS: Final = {"Record": "UpdateRecord", "ListRecords": "ListRecords"}
+BATCH_WRITE_RECORD: Final = "BatchWriteRecord"
+
+EXPIRATION_TIME_RESPONSES: Final = ("Enabled", "Disabled")
+DELETION_MODES: Final = ("SoftDelete", "HardDelete")
 
 
 class FeatureValue(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +66,33 @@ class Ttl(msgspec.Struct, frozen=True):
 class PutRecordRequest(msgspec.Struct, frozen=True):
     Record: list[FeatureValue]
     TargetStores: list[TargetStore] | None = None
+    TtlDuration: Ttl | None = None
+
+
+class UpdateRecordRequest(msgspec.Struct, frozen=True):
+    RecordIdentifierValueAsString: str
+    Features: list[FeatureValue]
+    TargetStores: list[TargetStore] | None = None
+    TtlDuration: Ttl | None = None
+
+
+class ListRecordsRequest(msgspec.Struct, frozen=True):
+    MaxResults: int | None = None
+    NextToken: str | None = None
+    IncludeSoftDeletedRecords: bool | None = None
+
+
+class BatchWriteEntry(msgspec.Struct, frozen=True):
+    FeatureGroupName: str
+    Record: list[FeatureValue]
+    TargetStores: list[TargetStore] | None = None
+    TtlDuration: Ttl | None = None
+
+
+class BatchWriteRecordRequest(msgspec.Struct, frozen=True):
+    """The entries stay the bytes they are: one that fails goes back as it came, member by member."""
+
+    Entries: list[msgspec.Raw]
     TtlDuration: Ttl | None = None
 
 
@@ -98,11 +143,15 @@ class Runtime:
             "PUT": self.put_record,
             "DELETE": self.delete_record,
         }
+        self._by_last_segment: dict[str, _Operation] = {
+            "Record": self.update_record,
+            "ListRecords": self.list_records,
+        }
 
     @staticmethod
     def owns(path: str) -> bool:
         """Whether a request path belongs to this API; no S3 bucket can, since their names have no capitals."""
-        return path.startswith(f"/{FEATURE_GROUP}/") or path in (f"/{BATCH_GET_RECORD}", "/BatchWriteRecord")
+        return path.startswith(f"/{FEATURE_GROUP}/") or path in (f"/{BATCH_GET_RECORD}", f"/{BATCH_WRITE_RECORD}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         identifier = request_id()
@@ -119,7 +168,8 @@ class Runtime:
             await send_answer(send, answer, identifier, head=scope["method"] == "HEAD")
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer | None:
-        body = await read_body(receive, BODY_BYTES_MAX)
+        is_batch = scope["path"] == f"/{BATCH_WRITE_RECORD}"
+        body = await read_body(receive, BATCH_BODY_BYTES_MAX if is_batch else BODY_BYTES_MAX)
         if body is None:
             return None
         call = Call(
@@ -135,28 +185,75 @@ class Runtime:
         match call.segments:
             case ["BatchGetRecord"] if call.method == "POST":
                 return self.batch_get_record
+            case ["BatchWriteRecord"] if call.method == "POST":
+                return self.batch_write_record
             case ["FeatureGroup", name] if call.method in self._by_method and name:
                 return self._by_method[call.method]
-            case ["FeatureGroup", _, operation] if call.method == "POST" and operation in _LATER_OPERATIONS:
-                raise UnknownOperation(f"{_LATER_OPERATIONS[operation]} is not supported by this version")
-            case ["BatchWriteRecord"] if call.method == "POST":
-                raise UnknownOperation("BatchWriteRecord is not supported by this version")
+            case ["FeatureGroup", name, last] if call.method == "POST" and last in self._by_last_segment and name:
+                return self._by_last_segment[last]
             case _:
                 raise UnknownOperation(f"no operation has method {call.method} and path /{'/'.join(call.segments)}")
 
     async def put_record(self, call: Call) -> Answer:
         group = _group_name(call.segments[1])
         request = decode(call.body, PutRecordRequest)
-        if not request.Record:
-            raise ValidationFailed.one("Record", "at least one feature value")
         await self._records.put(
             group,
-            [_pair(position, value) for position, value in enumerate(request.Record)],
+            _pairs(request.Record),
             targets=_targets(request.TargetStores),
-            ttl=None if request.TtlDuration is None else request.TtlDuration.duration(),
+            ttl=_ttl(request.TtlDuration),
             write_token=call.retry_token,
         )
         return Answer(200)
+
+    async def update_record(self, call: Call) -> Answer:
+        group = _group_name(call.segments[1])
+        request = decode(call.body, UpdateRecordRequest)
+        await self._records.update(
+            group,
+            request.RecordIdentifierValueAsString,
+            _pairs(request.Features, path="Features"),
+            targets=_targets(request.TargetStores),
+            ttl=_ttl(request.TtlDuration),
+            write_token=call.retry_token,
+        )
+        return Answer(200)
+
+    async def list_records(self, call: Call) -> Answer:
+        group = _group_name(call.segments[1])
+        request = decode(call.body or b"{}", ListRecordsRequest)
+        listed = await self._records.page(
+            group,
+            records_max=limits.LIST_RECORDS_MAX if request.MaxResults is None else request.MaxResults,
+            token=request.NextToken,
+            deleted=bool(request.IncludeSoftDeletedRecords),
+        )
+        body: dict[str, object] = {"RecordIdentifiers": listed.identifiers}
+        if listed.next_token is not None:
+            body["NextToken"] = listed.next_token
+        return Answer(200, msgspec.json.encode(body))
+
+    async def batch_write_record(self, call: Call) -> Answer:
+        _require_utf8(call.body)
+        request = decode(call.body, BatchWriteRecordRequest)
+        _require_count("Entries", len(request.Entries), limits.BATCH_WRITE_ENTRIES_MAX)
+        ttl = _ttl(request.TtlDuration)
+        for position, entry in enumerate(request.Entries):
+            if not bytes(entry).startswith(b"{"):
+                raise ValidationFailed.one(f"Entries[{position}]", "an object", bytes(entry)[:20].decode(errors="replace"))
+        requests = [_write_request(entry, ttl) for entry in request.Entries]
+        answers = await self._records.batch_put(requests, write_token=call.retry_token)
+        errors, unprocessed = [], []
+        for entry, answer in zip(request.Entries, answers, strict=True):
+            if isinstance(answer, Applied):
+                continue
+            if isinstance(answer, StoreUnavailable):
+                unprocessed.append(entry)
+                continue
+            if answer.code == "InternalFailure":
+                _log.error("an entry of a batch was not written", exc_info=answer)
+            errors.append({"Entry": entry, "ErrorCode": answer.code, "ErrorMessage": message_of(answer)})
+        return Answer(200, msgspec.json.encode({"Errors": errors, "UnprocessedEntries": unprocessed}))
 
     async def get_record(self, call: Call) -> Answer:
         group = _group_name(call.segments[1])
@@ -168,7 +265,7 @@ class Runtime:
     async def delete_record(self, call: Call) -> Answer:
         group = _group_name(call.segments[1])
         mode = call.optional("DeletionMode")
-        if mode not in (None, "SoftDelete", "HardDelete"):
+        if mode is not None and mode not in DELETION_MODES:
             raise ValidationFailed.one("DeletionMode", "SoftDelete or HardDelete", mode)
         await self._records.delete(
             group,
@@ -209,7 +306,7 @@ class Runtime:
                 if isinstance(found, Record):
                     records.append(entry | _record_json(found, with_expiry))
                 else:
-                    errors.append(entry | {"ErrorCode": found.code, "ErrorMessage": str(found)[:2048]})
+                    errors.append(entry | {"ErrorCode": found.code, "ErrorMessage": message_of(found)})
         body = {"Records": records, "Errors": errors, "UnprocessedIdentifiers": []}
         return Answer(200, msgspec.json.encode(body))
 
@@ -225,15 +322,38 @@ def _record_json(record: Record, with_expiry: bool) -> dict[str, object]:
     return answer
 
 
-def _pair(position: int, value: FeatureValue) -> FeaturePair:
+def _write_request(entry: msgspec.Raw, ttl: TtlDuration | None) -> WriteRequest | FeatureStoreError:
+    """One entry of a BatchWriteRecord, or what is wrong with it."""
+    try:
+        found = decode(bytes(entry), BatchWriteEntry)
+        group = _group_name(found.FeatureGroupName)
+        own_ttl = _ttl(found.TtlDuration)
+        return WriteRequest(group, _pairs(found.Record), _targets(found.TargetStores), ttl if own_ttl is None else own_ttl)
+    except ValidationFailed as error:
+        return error
+
+
+def _pairs(values: Sequence[FeatureValue], *, path: str = "Record") -> list[FeaturePair]:
+    if not values:
+        raise ValidationFailed.one(path, "at least one feature value")
+    return [_pair(value, path, position) for position, value in enumerate(values)]
+
+
+def _pair(value: FeatureValue, path: str, position: int) -> FeaturePair:
     if value.ValueAsStringList is None:
         return value.FeatureName, value.ValueAsString
     if value.ValueAsString is not None:
-        raise ValidationFailed.one(f"Record[{position}]", "ValueAsString or ValueAsStringList, not both", value.FeatureName)
+        raise ValidationFailed.one(f"{path}[{position}]", "ValueAsString or ValueAsStringList, not both", value.FeatureName)
     return value.FeatureName, value.ValueAsStringList
 
 
+def _ttl(ttl: Ttl | None) -> TtlDuration | None:
+    return None if ttl is None else ttl.duration()
+
+
 def _group_name(text: str, *, path: str = "FeatureGroupName") -> str:
+    if len(text) > limits.RECORD_GROUP_CHARS_MAX:
+        raise ValidationFailed.one(path, f"at most {limits.RECORD_GROUP_CHARS_MAX} characters", text)
     arn = limits.FEATURE_GROUP_ARN_PREFIX.match(text)
     name = text[arn.end() :] if arn else text
     if limits.FEATURE_GROUP_NAME.fullmatch(name) is None or len(name) > limits.FEATURE_GROUP_NAME_CHARS_MAX:
@@ -250,13 +370,13 @@ def _targets(names: Sequence[str] | None) -> frozenset[TargetStore] | None:
     except ValueError as error:
         wrong = next(name for name in names if name not in set(TargetStore))
         raise ValidationFailed.one("TargetStores", "OnlineStore or OfflineStore", wrong) from error
-    if not targets or len(targets) != len(names):
+    if not targets or len(targets) != len(names) or len(names) > limits.TARGET_STORES_MAX:
         raise ValidationFailed.one("TargetStores", "one or two different stores", list(map(str, names)))
     return targets
 
 
 def _with_expiry(value: str | None) -> bool:
-    if value not in (None, "Enabled", "Disabled"):
+    if value is not None and value not in EXPIRATION_TIME_RESPONSES:
         raise ValidationFailed.one("ExpirationTimeResponse", "Enabled or Disabled", value)
     return value == "Enabled"
 
@@ -264,6 +384,13 @@ def _with_expiry(value: str | None) -> bool:
 def _require_count(path: str, count: int, count_max: int) -> None:
     if not 1 <= count <= count_max:
         raise ValidationFailed([Fault(path, f"1 to {count_max} entries", count)])
+
+
+def _require_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise ValidationFailed.one("body", f"JSON in UTF-8 ({error})") from error
 
 
 def _segments(raw_path: bytes) -> list[str]:

@@ -20,10 +20,12 @@ from featurestore.errors import (
     FeatureGroupNotFound,
     FeatureStoreError,
     QueryError,
+    RecordNotFound,
     StoreUnavailable,
     StreamNotFound,
     ValidationFailed,
 )
+from featurestore.model import limits
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -87,7 +89,7 @@ def status_of(error: FeatureStoreError) -> int:
         return _BUCKET_STATUSES.get(error.code, 400)
     if isinstance(error, AccessForbidden):
         return 403
-    if isinstance(error, FeatureGroupNotFound | StreamNotFound | UnknownOperation):
+    if isinstance(error, FeatureGroupNotFound | RecordNotFound | StreamNotFound | UnknownOperation):
         return 404
     if isinstance(error, Conflict):
         return 409
@@ -98,7 +100,7 @@ def status_of(error: FeatureStoreError) -> int:
 
 def message_of(error: FeatureStoreError) -> str:
     """The text a client may see: everything but the details of our own failures."""
-    return INTERNAL_MESSAGE if error.code == "InternalFailure" else str(error)[:2048]
+    return INTERNAL_MESSAGE if error.code == "InternalFailure" else str(error)[: limits.MESSAGE_CHARS_MAX]
 
 
 def rest_error(error: FeatureStoreError) -> Answer:

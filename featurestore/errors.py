@@ -4,6 +4,7 @@
         ValidationFailed          bad input; names each field, what was expected and what was given
             SettingsInvalid       bad configuration
         FeatureGroupNotFound      no feature group (or feature) of that name
+        RecordNotFound            no live record of that identifier, where one is needed
         FeatureGroupInUse         the name is taken
         StreamNotFound            no stream of that name
         StreamInUse               the name is taken
@@ -114,6 +115,19 @@ class FeatureGroupNotFound(FeatureStoreError):
         self.feature = feature
         where = f"feature group {name!r}"
         super().__init__(f"{where} does not exist" if feature is None else f"{where} has no feature {feature!r}")
+
+
+class RecordNotFound(FeatureStoreError):
+    """No live record of that identifier: never written, deleted or expired. Only for calls that change one: to readers it is no
+    error.
+    """
+
+    code = "ResourceNotFound"
+
+    def __init__(self, group: str, identifier: str) -> None:
+        self.group = group
+        self.identifier = identifier
+        super().__init__(f"feature group {group!r} has no record {excerpt(identifier)}")
 
 
 class FeatureGroupInUse(FeatureStoreError):
@@ -244,14 +258,16 @@ class StoreUnavailable(FeatureStoreError):
     Attributes:
         operation: what was tried.
         hint: the command or setting that repairs it, or empty.
+        nothing_written: it is certain that nothing was: the store refused, or was never reached.
     """
 
     code = "ServiceUnavailable"
     retryable = True
 
-    def __init__(self, operation: str, detail: str, *, hint: str = "") -> None:
+    def __init__(self, operation: str, detail: str, *, hint: str = "", nothing_written: bool = False) -> None:
         self.operation = operation
         self.hint = hint
+        self.nothing_written = nothing_written
         super().__init__(f"{operation}: {detail}" + (f" ({hint})" if hint else ""))
 
 
@@ -265,6 +281,7 @@ class OutboxFull(StoreUnavailable):
             "write",
             f"{entries} changes wait for the offline store, at most {entries_max} may",
             hint="the offline writer is behind; see `featurestore status`",
+            nothing_written=True,
         )
 
 

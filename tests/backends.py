@@ -85,6 +85,22 @@ class Backend:
         (found,) = self.run(self.store.get([(group_id, record_id)]))
         return None if found is None else found.values
 
+    def pages(self, records_max: int, group_id: int = 1, *, deleted: bool = False) -> list[list[str]]:
+        """The identifiers of a group, page by page."""
+        pages, place = [], None
+        while True:
+            page = self.run(self.store.page(group_id, place, records_max, deleted=deleted))
+            pages.append([record_id for record_id, _ in page.records])
+            place = page.end
+            if place is None:
+                return pages
+
+    def listed(self, group_id: int = 1, *, deleted: bool = False) -> list[str]:
+        """All of them, in order."""
+        found = [record_id for page in self.pages(100, group_id, deleted=deleted) for record_id in page]
+        assert len(found) == len(set(found))
+        return sorted(found)
+
     def logged(self, record_id: str) -> list[LoggedChange]:
         return self.changes(shard_of(record_id, SHARDS), 1, 10_000)
 

@@ -3,7 +3,7 @@
 -- ARGV: base of the shard's keys, time or '', most changes in the outbox, most receipts of a generation, seconds a generation is
 --       filled, the source of the changes or '', then per change its head (layout.CHANGE_HEAD) and its bytes.
 -- Answers {changes that waited, answers of 17 bytes (layout.APPLIED), faults as position and reason in turn}.
-local NEWEST, HISTORIC, REFUSED, DONE_BEFORE, FULL, FAULTY = 0, 1, 2, 3, 8, 9
+local NEWEST, HISTORIC, REFUSED, DONE_BEFORE, SUPERSEDED, FULL, FAULTY = 0, 1, 2, 3, 4, 8, 9
 local PUT, SOFT, HARD = 1, 2, 3
 local meta, outbox, tally, snapshots = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local base, bound, receipts_max, generation_us = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]) * 1000000
@@ -26,7 +26,7 @@ local mark = tonumber(state[8] or '-1')
 local mark_before, halted = mark, nil
 
 local records, changed, entries, fresh, fresh_count, counts = {}, {}, {}, {}, 0, {}
-local answers, faults = {}, {}
+local answers, faults, indexed = {}, {}, {}
 local has_room = true
 
 local function count(group, name, by)
@@ -41,8 +41,9 @@ end
 
 for i = 1, #KEYS - 6 do
   local key, head, body = KEYS[6 + i], ARGV[5 + 2 * i], ARGV[6 + 2 * i]
-  local op, targets, expires, high, low, group, first, last, call = struct.unpack('>BBBI4I4I8I4I4I4', head)
-  local write_id = string.sub(head, 48)
+  local op, targets, flags, high, low, group, first, last, call = struct.unpack('>BBBI4I4I8I4I4I4', head)
+  local expires, upon = flags % 2 == 1, flags >= 2
+  local write_id = string.sub(head, 56)
   local offset = struct.unpack('>I8', string.sub(head, 40, 47))
   local online, offline = targets % 2 == 1, targets >= 2
   group = text(group)
@@ -53,6 +54,11 @@ for i = 1, #KEYS - 6 do
   if has_room and not is_done and not answer and online and not record then
     record, fault = look(key)
     records[key] = record
+    if record then record.was_kept = record.exists and record.state ~= GRAVE end
+    if not indexed[group] then
+      redis.call('ZCARD', index_of(base, group))
+      indexed[group] = true
+    end
   end
   if source then -- nothing of it may pass what has to be repeated
     halted = halted or fault
@@ -67,6 +73,9 @@ for i = 1, #KEYS - 6 do
     answer = struct.pack('>BI8I8', FAULTY, 0, 0)
     table.insert(faults, i)
     table.insert(faults, fault)
+  elseif not answer and upon and not (record.exists and record.state == LIVE
+    and record.api_us == struct.unpack('>I8', string.sub(head, 48, 55))) then
+    answer = struct.pack('>BI8I8', SUPERSEDED, 0, 0)
   elseif not answer then
     local outcome
     if not online then
@@ -90,14 +99,14 @@ for i = 1, #KEYS - 6 do
     end
     if outcome == NEWEST then
       if not record.exists then count(group, 'records', 1) end
-      record.exists, record.group = true, group
+      record.exists, record.group, record.api_us = true, group, api_us
       if op == HARD then
         record.state, record.high, record.low = GRAVE, 2147483648, 0
         record.grave = struct.pack('>I8', api_us)
         record.bytes = record_bytes(GRAVE, not offline, struct.pack('>I4I4', 2147483648, 0), api_us, nil, record.grave, '')
       else
         record.state, record.high, record.low = op == PUT and LIVE or TOMBSTONE, high, low
-        local expiry = op == PUT and expires == 1 and string.sub(head, 32, 39) or nil
+        local expiry = op == PUT and expires and string.sub(head, 32, 39) or nil
         local values = string.sub(body, first, last)
         record.bytes = record_bytes(record.state, not offline, string.sub(head, 4, 11), api_us, expiry, record.grave, values)
       end
@@ -116,6 +125,8 @@ for _, entry in ipairs(entries) do redis.call('XADD', outbox, entry[1] .. '-0', 
 for key, record in pairs(changed) do
   keep(open, record.group, key)
   redis.call('SET', key, record.bytes)
+  local is_kept = record.state ~= GRAVE
+  if is_kept ~= record.was_kept then enter(base, record.group, key, is_kept) end
 end
 for field, by in pairs(counts) do redis.call('HINCRBY', tally, field, by) end
 if fresh_count > 0 then

@@ -65,6 +65,19 @@ local function open_snapshots(lease_us, snapshots, base)
   return open
 end
 
+-- The index of a group: the ids of its records that are live or tombstones, in the order of their bytes.
+local function index_of(base, group) return base .. 'i:' .. group end
+local function id_of(base, group, key) return string.sub(key, #base + #group + 4) end
+
+-- Enter a record into its group's index, or take it out. The index was read before, so it is known to be one.
+local function enter(base, group, key, is_kept)
+  if is_kept then
+    redis.call('ZADD', index_of(base, group), 0, id_of(base, group, key))
+  else
+    redis.call('ZREM', index_of(base, group), id_of(base, group, key))
+  end
+end
+
 -- Keep what a record is, for the snapshots that have yet to read it. An empty text stands for no record.
 local function keep(open, group, key)
   local undos = open and open[group]

@@ -7,6 +7,7 @@ local state = redis.call('HMGET', meta, 'api', 'lease')
 redis.call('HLEN', tally)
 redis.call('HLEN', snapshots)
 redis.call('HLEN', erased)
+redis.call('ZCARD', index_of(ARGV[1], group))
 local open = open_snapshots(state[2], snapshots, ARGV[1])
 local until_us, removed = string.match(redis.call('HGET', erasures, id) or '', '^(%d+) (%d+)$')
 local found = {}
@@ -25,6 +26,7 @@ end
 for _, key in ipairs(found) do
   keep(open, group, key)
   redis.call('DEL', key)
+  enter(ARGV[1], group, key, false)
 end
 if #found > 0 then redis.call('HINCRBY', tally, group .. ':records', -#found) end
 return {until_us, tonumber(removed)}

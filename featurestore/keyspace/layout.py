@@ -10,7 +10,7 @@ from typing import Final
 from featurestore.errors import StoreCorrupt
 from featurestore.keyspace.link import Script
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 RECORD_VERSION: Final = 1
 BIAS: Final = 1 << 63
 """Added to an event time, so that times before 1970 are in order as unsigned numbers, too."""
@@ -23,10 +23,13 @@ HAS_GRAVE: Final = 16
 _HEAD: Final = struct.Struct(">BBQQ")
 _INSTANT: Final = struct.Struct(">q")
 
-CHANGE_HEAD: Final = struct.Struct(">BBBQQIIIqQ")
-"""What `apply.lua` is told of a change: op, targets, whether it expires, biased event time, group id, first and last place of the
-record values in the change's bytes, changes of the call it begins (0: it begins none), expiry, offset in its source. The write id
-follows, if any."""
+EXPIRES: Final = 1
+UPON: Final = 2
+
+CHANGE_HEAD: Final = struct.Struct(">BBBQQIIIqQQ")
+"""What `apply.lua` is told of a change: op, targets, whether it EXPIRES and is made UPON a record, biased event time, group id,
+first and last place of the record values in the change's bytes, changes of the call it begins (0: it begins none), expiry, offset
+in its source, API time of the record it is made upon. The write id follows, if any."""
 
 LOADED_HEAD: Final = struct.Struct(">BQQQq")
 """What `load.lua` is told of a change: flags with the state, biased event time, API time, group id, expiry. The subject's hash
@@ -55,6 +58,10 @@ class ShardKeys:
 
     def record(self, group_id: int, record_id: str) -> bytes:
         return b"%br:%d:%b" % (self.base, group_id, record_id.encode())
+
+    def index(self, group_id: int) -> bytes:
+        """The records of a group that are live or tombstones."""
+        return b"%bi:%d" % (self.base, group_id)
 
     def undo(self, snapshot_id: bytes) -> bytes:
         """What the records that changed since a snapshot were at it."""

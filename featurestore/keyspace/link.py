@@ -126,7 +126,8 @@ class RedisLink:
                 state.is_moving = False
         for index in todo:
             detail = f"{self.address}: no server takes changes of shard {calls[index].shard} for now"
-            state.replies[index] = StoreUnavailable(operation, detail, hint="repeat the call when the deployment is settled")
+            hint = "repeat the call when the deployment is settled"
+            state.replies[index] = StoreUnavailable(operation, detail, hint=hint, nothing_written=not repeatable)
         return state.replies
 
     def run_all(self, operation: str, calls: Sequence[Call], *, repeatable: bool = False) -> list[Any]:
@@ -175,7 +176,7 @@ class RedisLink:
         try:
             owners = self.owners()
         except StoreUnavailable as error:
-            failure = StoreUnavailable(state.operation, str(error))
+            failure = StoreUnavailable(state.operation, str(error), nothing_written=not state.repeatable)
             state.replies[:] = [failure if index in todo else reply for index, reply in enumerate(state.replies)]
             return
         for index, target in todo.items():
@@ -191,7 +192,7 @@ class RedisLink:
                 connection = self._connection(node)
             except (failures.RedisError, OSError) as error:
                 self._drop(node)
-                self._settle(state, members, node, error, again=is_first)
+                self._settle(state, members, node, error, again=is_first, was_sent=False)
                 continue
             try:
                 connection.send_packed_command(connection.pack_commands(commands))
@@ -249,7 +250,9 @@ class RedisLink:
         else:
             state.replies[index] = reply
 
-    def _settle(self, state: _Round, members: Sequence[int], node: Node, error: Exception, *, again: bool) -> None:
+    def _settle(
+        self, state: _Round, members: Sequence[int], node: Node, error: Exception, *, again: bool, was_sent: bool = True
+    ) -> None:
         """Calls that got no answer."""
         if self.address.deployment is not Deployment.SERVER:
             self.forget_owners()
@@ -257,7 +260,7 @@ class RedisLink:
             if again:
                 state.again[index] = _Target()
             else:
-                state.replies[index] = failed(state.operation, node, error)
+                state.replies[index] = failed(state.operation, node, error, nothing_written=not (was_sent or state.repeatable))
 
     def _connection(self, node: Node) -> Any:
         """A connection that was alive a moment ago, so that a server's restart is noticed before something is sent."""
@@ -379,23 +382,26 @@ def _named(reply: failures.AskError, node: Node) -> Node:
     return reply.host or node[0], int(reply.port)
 
 
-def failed(operation: str, node: Node, error: Exception) -> FeatureStoreError:
-    """What an exception of the driver means to callers."""
+def failed(operation: str, node: Node, error: Exception, *, nothing_written: bool = False) -> FeatureStoreError:
+    """What an exception of the driver means to callers. `nothing_written`: the caller is certain of it."""
     text = f"{shown_node(node)}: {error}"
     made: FeatureStoreError
     if isinstance(error, failures.OutOfMemoryError) or "OOM command not allowed" in str(error):
         hint = "nothing was written; raise `maxmemory` of the server, or let the offline writer catch up"
-        made = StoreUnavailable(operation, f"{shown_node(node)} is out of memory", hint=hint)
+        made = StoreUnavailable(operation, f"{shown_node(node)} is out of memory", hint=hint, nothing_written=True)
     elif "WRONGTYPE" in str(error) or "equal or smaller than the target stream top item" in str(error):
         made = StoreCorrupt(
             "online store",
             f"{shown_node(node)}: keys of the store hold what it has not written; give each store its own `prefix` ({error})",
         )
     elif isinstance(error, failures.AuthenticationError | failures.AuthorizationError | failures.NoPermissionError):
-        made = StoreUnavailable(operation, text, hint="check user and password in FEATURESTORE_ONLINE_URL")
+        hint = "check user and password in FEATURESTORE_ONLINE_URL"
+        made = StoreUnavailable(operation, text, hint=hint, nothing_written=nothing_written)
     elif isinstance(error, failures.TimeoutError | failures.ConnectionError | OSError):
-        made = StoreUnavailable(operation, text, hint="is the server running? see FEATURESTORE_ONLINE_URL")
+        hint = "is the server running? see FEATURESTORE_ONLINE_URL"
+        made = StoreUnavailable(operation, text, hint=hint, nothing_written=nothing_written)
     else:
-        made = StoreUnavailable(operation, text)
+        certain = nothing_written or isinstance(error, failures.ClusterDownError) or str(error).startswith("NOREPLICAS")
+        made = StoreUnavailable(operation, text, nothing_written=certain)
     made.__cause__ = error
     return made

@@ -9,7 +9,16 @@ redis.call('HLEN', tally)
 redis.call('HLEN', snapshots)
 local has_erased = redis.call('HLEN', erased) > 0
 local open = open_snapshots(lease, snapshots, ARGV[1])
-local loaded, faults, new = 0, {}, {}
+local loaded, faults, new, indexed = 0, {}, {}, {}
+
+-- Before anything is written. The group is bytes 18 to 25 of a head.
+for i = 1, #KEYS - 4 do
+  local group = text(struct.unpack('>I8', string.sub(ARGV[2 * i], 18, 25)))
+  if not indexed[group] then
+    redis.call('ZCARD', index_of(ARGV[1], group))
+    indexed[group] = true
+  end
+end
 
 -- The bytes of a record after a hard delete of that API time.
 local function buried(key, record, api_us, online_only)
@@ -58,6 +67,8 @@ for i = 1, #KEYS - 4 do
     if bytes then
       keep(open, group, key)
       redis.call('SET', key, bytes)
+      local is_kept, was_kept = string.byte(bytes, 2) % 4 ~= GRAVE, record.exists and record.state ~= GRAVE
+      if is_kept ~= was_kept then enter(ARGV[1], group, key, is_kept) end
       if not record.exists then new[group] = (new[group] or 0) + 1 end
       loaded = loaded + 1
     end

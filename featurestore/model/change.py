@@ -111,11 +111,13 @@ class Outcome(StrEnum):
     """A newer record stands; the change is logged for the offline store only."""
     REFUSED = "refused"
     """A hard delete that is not later than the record: nothing was written or logged."""
+    SUPERSEDED = "superseded"
+    """The record is not what the change was made from any more: nothing was written or logged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The answer to one change. `stamp` is None when it was refused."""
+    """The answer to one change. `stamp` is None when nothing was written."""
 
     outcome: Outcome
     stamp: Stamp | None
@@ -146,6 +148,11 @@ def write_id(group_id: int, record_id: str, token: str) -> bytes:
 def subject_of(group_id: int, record_id: str, salt: bytes) -> bytes:
     """The keyed hash that stands for an erased record, so that its identifier need not be kept."""
     return hashlib.blake2b(f"{group_id}\0{record_id}".encode(), key=salt, digest_size=16).digest()
+
+
+def signing_secret(salt: bytes) -> bytes:
+    """What a store signs with, from its salt: who knows one does not know the other."""
+    return hashlib.blake2b(b"signing", key=salt, digest_size=32).digest()
 
 
 def shard_of(record_id: str, shards: int) -> int:

@@ -108,9 +108,10 @@ class TtlDuration:
     value: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.value <= TTL_S_MAX // UNIT_S[self.unit]:
-            longest = TTL_S_MAX // UNIT_S[self.unit]
-            raise ValidationFailed.one("TtlDuration.Value", f"an integer from 1 to {longest} {self.unit}", self.value)
+        longest = TTL_S_MAX // UNIT_S[self.unit]
+        if not limits.TTL_VALUE_MIN <= self.value <= longest:
+            expected = f"an integer from {limits.TTL_VALUE_MIN} to {longest} {self.unit}"
+            raise ValidationFailed.one("TtlDuration.Value", expected, self.value)
 
     @property
     def ttl_us(self) -> int:

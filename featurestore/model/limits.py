@@ -92,6 +92,8 @@ class Number:
 # Feature groups and features
 
 FEATURE_GROUP_NAME_CHARS_MAX: Final = 64
+RECORD_GROUP_CHARS_MAX: Final = 150
+"""Of a name or an ARN in the record operations, whose model is narrower."""
 FEATURE_NAME_CHARS_MAX: Final = 64
 _NAME: Final = "letters, digits, '-' or '_', with a letter or digit at both ends"
 FEATURE_GROUP_NAME: Final = Text(FEATURE_GROUP_NAME_CHARS_MAX, 1, "[a-zA-Z0-9]([_-]*[a-zA-Z0-9]){0,63}", _NAME)
@@ -202,3 +204,9 @@ RECORD_IDENTIFIER_BYTES_MAX: Final = 2 * 1024
 COLLECTION_ELEMENTS_MAX: Final = 358_400
 BATCH_GET_GROUPS_MAX: Final = 100
 BATCH_GET_IDENTIFIERS_MAX: Final = 100
+BATCH_WRITE_ENTRIES_MAX: Final = 25
+UPDATE_FEATURES_MAX: Final = 100
+LIST_RECORDS_MAX: Final = 100
+TARGET_STORES_MAX: Final = 2
+TTL_VALUE_MIN: Final = 1
+MESSAGE_CHARS_MAX: Final = 2048

@@ -5,19 +5,23 @@ A `RecordPlan` is compiled once per group and schema version and holds all that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from featurestore.errors import Fault, ValidationFailed
+from featurestore.errors import Conflict, Fault, ValidationFailed
 from featurestore.model import event_time, limits
 from featurestore.model.change import Change, Op, target_bits
 from featurestore.model.codec import encode_values
-from featurestore.model.feature_group import FeatureGroup, FeatureType, TargetStore, TtlDuration
+from featurestore.model.event_time import format_iso
+from featurestore.model.feature_group import FeatureGroup, FeatureType, StorageType, TargetStore, TtlDuration
 from featurestore.model.value import EXPECTED, PARSE, Value, collection_fault, record_key, without_repeats
 
 FeaturePair: TypeAlias = tuple[str, Value]
 """(feature name, value) as a client wrote it."""
+
+UPDATABLE: Final = (StorageType.STANDARD_V2, StorageType.IN_MEMORY)
+"""Storage types whose records can be updated in part (the API's UpdateRecord page)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,24 @@ class Row:
     record_id: str
     event_time_us: int
     values: list[Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A checked UpdateRecord: what is to become of some features of a live record.
+
+    Attributes:
+        record_id: key of the record identifier.
+        values: by position of the feature; None takes the value away.
+        event_time_us: the record's new one; None leaves it.
+        ttl: from the new event time; None leaves what the record has.
+    """
+
+    record_id: str
+    values: Mapping[int, Value]
+    event_time_us: int | None
+    ttl: TtlDuration | None
+    targets: frozenset[TargetStore]
 
 
 class RecordPlan:
@@ -56,38 +78,7 @@ class RecordPlan:
         """
         values: list[Value] = [None] * len(self.names)
         faults: list[Fault] = []
-        seen: set[int] = set()
-        record_bytes = 0
-        for position, (name, value) in enumerate(pairs):
-            index = self._index.get(name)
-            if index is None:
-                faults.append(Fault(f"{path}[{position}].FeatureName", f"a feature of {self.group.name!r}", name))
-                continue
-            if index in seen:
-                faults.append(Fault(f"{path}[{position}].FeatureName", "each feature at most once", name))
-                continue
-            seen.add(index)
-            if value is None or value == []:
-                continue
-            record_bytes += len(name)
-            if isinstance(value, str):
-                if self._collections[index]:
-                    expected = f"ValueAsStringList, as {name!r} is a {self.group.features[index].collection}"
-                    faults.append(Fault(f"{path}[{position}].ValueAsString", expected, value))
-                elif len(value) > limits.VALUE_CHARS_MAX or self._parse[index](value) is None:
-                    faults.append(self._value_fault(path, index, value))
-                else:
-                    record_bytes += len(value) if value.isascii() else len(value.encode())
-                    values[index] = value
-            else:
-                fault = self._collection_fault(f"{path}[{position}]", index, value)
-                if fault is not None:
-                    faults.append(fault)
-                else:
-                    record_bytes += sum(len(text.encode()) for text in value)
-                    values[index] = without_repeats(self.group.features[index], value)
-        if record_bytes > limits.RECORD_BYTES_MAX:
-            faults.append(Fault(path, f"at most {limits.RECORD_BYTES_MAX} bytes of names and values", record_bytes))
+        self._check(pairs, path, values, faults)
         identifier, written_time = values[self._identifier_index], values[self._event_time_index]
         faulty = {fault.path for fault in faults}
         record_id, time_us = "", 0
@@ -147,6 +138,88 @@ class RecordPlan:
         op = Op.HARD_DELETE if hard else Op.SOFT_DELETE
         return self._change(Row(record_id, time_us, values), op, self.targets(targets), None)
 
+    def patch(
+        self,
+        identifier: str,
+        pairs: Sequence[FeaturePair],
+        *,
+        targets: frozenset[TargetStore] | None = None,
+        ttl: TtlDuration | None = None,
+    ) -> Patch:
+        """Check an UpdateRecord. A feature without a value, or with an empty collection, is one that the record shall not have.
+
+        Raises:
+            ValidationFailed: as `row`; also a group whose storage type has no updates, an identifier in `pairs` that is another
+                one, a TTL without an event time, or the offline store as the only target.
+        """
+        faults: list[Fault] = []
+        group = self.group
+        if group.online is None or group.online.storage_type not in UPDATABLE:
+            faults.append(Fault("FeatureGroupName", f"a feature group with StorageType {' or '.join(UPDATABLE)}", group.name))
+        record_id = self._record_id(identifier, "RecordIdentifierValueAsString", faults)
+        values: list[Value] = [None] * len(self.names)
+        if not 1 <= len(pairs) <= limits.UPDATE_FEATURES_MAX:
+            faults.append(Fault("Features", f"1 to {limits.UPDATE_FEATURES_MAX} features", len(pairs)))
+            raise ValidationFailed(faults)
+        named = self._check(pairs, "Features", values, faults)
+        faulty = {fault.path for fault in faults}
+        written, written_time = values[self._identifier_index], values[self._event_time_index]
+        names_identifier = self._identifier_index in named and f"Features.{group.record_identifier}" not in faulty
+        is_other = not isinstance(written, str) or record_key(written, self._identifier_type) != record_id
+        if record_id and names_identifier and is_other:
+            faults.append(Fault(f"Features.{group.record_identifier}", f"the record's own identifier {identifier!r}", written))
+        time_us: int | None = None
+        if isinstance(written_time, str):
+            time_us = self._event_time(written_time, f"Features.{group.event_time}", faults)
+        elif self._event_time_index in named and f"Features.{group.event_time}" not in faulty:
+            faults.append(Fault(f"Features.{group.event_time}", "an event time, or none to leave the record's as it is"))
+        if ttl is not None and self._event_time_index not in named:
+            faults.append(Fault("TtlDuration", f"an event time to begin at: the feature {group.event_time!r} in Features"))
+        if targets is not None and TargetStore.ONLINE not in targets:
+            faults.append(Fault("TargetStores", "OnlineStore among them, as it has the record to update", sorted(targets)))
+        if faults:
+            raise ValidationFailed(faults)
+        return Patch(record_id, {index: values[index] for index in named}, time_us, ttl, self.targets(targets))
+
+    def merge(self, patch: Patch, values: Sequence[Value], event_time_us: int, expires_at_us: int | None) -> Change:
+        """The change that a patch makes of a live record with these values, event time and expiry: a put of the whole record.
+
+        Without a TTL in the patch, a record that expires keeps the distance of its expiry from its event time.
+
+        Raises:
+            Conflict: the patch has an older event time than the record.
+            ValidationFailed: the merged record is too large.
+        """
+        time_us = event_time_us if patch.event_time_us is None else patch.event_time_us
+        if time_us < event_time_us:
+            raise Conflict(
+                f"Features.{self.group.event_time}: expected a time not before the record's, "
+                f"{format_iso(event_time_us)}, got {format_iso(time_us)}"
+            )
+        merged = [*values, *[None] * (len(self.names) - len(values))]
+        for index, value in patch.values.items():
+            merged[index] = value
+        record_bytes = sum(map(_bytes_of, self.names, merged))
+        if record_bytes > limits.RECORD_BYTES_MAX:
+            expected = f"at most {limits.RECORD_BYTES_MAX} bytes of names and values in the whole record"
+            raise ValidationFailed.one("Features", expected, record_bytes)
+        if patch.ttl is not None:
+            expires_at_us = time_us + patch.ttl.ttl_us
+        elif expires_at_us is not None:
+            expires_at_us += time_us - event_time_us
+        return self._change(Row(patch.record_id, time_us, merged), Op.PUT, patch.targets, expires_at_us)
+
+    def written_identifier(self, values: Sequence[Value]) -> str:
+        """The identifier of a stored record, as it was written."""
+        written = values[self._identifier_index]
+        assert isinstance(written, str), "every stored record has its identifier"
+        return written
+
+    @property
+    def keys_are_written(self) -> bool:
+        """Whether the key of a record is its identifier as it was written."""
+        return self._identifier_type is FeatureType.STRING
+
     def record_id(self, identifier: str, *, path: str = "RecordIdentifierValueAsString") -> str:
         """The record key of an identifier that a client asks for.
 
@@ -198,6 +271,42 @@ class RecordPlan:
             return [(name, value) for name, value in zip(self.names, values, strict=False) if value is not None]
         return [(self.names[i], values[i]) for i in selected if i < len(values) and values[i] is not None]
 
+    def _check(self, pairs: Iterable[FeaturePair], path: str, values: list[Value], faults: list[Fault]) -> set[int]:
+        """Put what is right of a record's pairs into `values`, and what is wrong into `faults`; returns the features named."""
+        seen: set[int] = set()
+        record_bytes = 0
+        for position, (name, value) in enumerate(pairs):
+            index = self._index.get(name)
+            if index is None:
+                faults.append(Fault(f"{path}[{position}].FeatureName", f"a feature of {self.group.name!r}", name))
+                continue
+            if index in seen:
+                faults.append(Fault(f"{path}[{position}].FeatureName", "each feature at most once", name))
+                continue
+            seen.add(index)
+            if value is None or value == []:
+                continue
+            record_bytes += len(name)
+            if isinstance(value, str):
+                if self._collections[index]:
+                    expected = f"ValueAsStringList, as {name!r} is a {self.group.features[index].collection}"
+                    faults.append(Fault(f"{path}[{position}].ValueAsString", expected, value))
+                elif len(value) > limits.VALUE_CHARS_MAX or self._parse[index](value) is None:
+                    faults.append(self._value_fault(path, index, value))
+                else:
+                    record_bytes += len(value) if value.isascii() else len(value.encode())
+                    values[index] = value
+            else:
+                fault = self._collection_fault(f"{path}[{position}]", index, value)
+                if fault is not None:
+                    faults.append(fault)
+                else:
+                    record_bytes += sum(len(text.encode()) for text in value)
+                    values[index] = without_repeats(self.group.features[index], value)
+        if record_bytes > limits.RECORD_BYTES_MAX:
+            faults.append(Fault(path, f"at most {limits.RECORD_BYTES_MAX} bytes of names and values", record_bytes))
+        return seen
+
     def _change(self, row: Row, op: Op, targets: frozenset[TargetStore], expires_at_us: int | None) -> Change:
         version = self.group.schema_version
         return Change(
@@ -247,3 +356,10 @@ class RecordPlan:
             return Fault(f"{path}.ValueAsStringList", f"ValueAsString, as {feature.name!r} is no collection", value[:3])
         expected = collection_fault(feature, value)
         return None if expected is None else Fault(f"{path}.ValueAsStringList", expected, value[:3])
+
+
+def _bytes_of(name: str, value: Value) -> int:
+    """What one feature adds to the size of a record."""
+    if value is None:
+        return 0
+    return len(name) + (len(value.encode()) if isinstance(value, str) else sum(len(text.encode()) for text in value))

@@ -10,6 +10,7 @@ from typing import Final, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from featurestore.errors import FeatureStoreError
 from featurestore.model.change import Applied, Change, LogEntry, LoggedChange, Stamp
 
 APPLY_CHANGES_MAX: Final = 1024
@@ -17,6 +18,9 @@ APPLY_CHANGES_MAX: Final = 1024
 
 SOURCE_BYTES_MAX: Final = 512
 """Longest name of a source of `apply_from`."""
+
+PAGE_LOOKED_AT_MAX: Final = 10_000
+"""Records that one page of `page` looks at; bounds its cost where most of them are expired or deleted."""
 
 RecordKey: TypeAlias = tuple[int, str]
 """(group_id, record_id)."""
@@ -30,6 +34,27 @@ class StoredRecord:
     api_time_us: int
     expires_at_us: int | None
     values: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPlace:
+    """A place in the order in which `page` goes through a group. It stays one whatever is written meanwhile."""
+
+    shard: int
+    record_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """Some records of a group.
+
+    Attributes:
+        records: (record id, values or None where they were not asked for).
+        end: the place behind which the next page begins; None when there is none.
+    """
+
+    records: Sequence[tuple[str, bytes | None]]
+    end: RecordPlace | None
 
 
 class RecordState(IntEnum):
@@ -133,6 +158,50 @@ class OnlineStore(Protocol):
             StoreUnavailable: none of the changes is known to be written; repeating is safe for those with a write id.
             OutboxFull: none was written; the offline writer is behind.
         """
+
+    async def apply_each(self, changes: Sequence[Change]) -> Sequence[Applied | FeatureStoreError]:
+        """As `apply`, each change for itself: what keeps one from being written is its answer and does not keep the others.
+
+        An answer may be StoreUnavailable, OutboxFull or StoreCorrupt. Of a StoreUnavailable `nothing_written` tells whether the
+        change may have been written nevertheless.
+
+        Raises:
+            StoreUnavailable: as `apply`.
+        """
+
+    async def apply_upon(self, change: Change, api_time_us: int) -> Applied:
+        """As `apply` of one change that was made from a record, if that is still live with this api time. Else the outcome is
+        SUPERSEDED, and nothing is written, logged or remembered under the write id.
+
+        A write id that was seen gets its first answer before anything else is looked at: an api time of 0, which no record has,
+        only asks for that.
+
+        Raises:
+            StoreUnavailable, OutboxFull: as `apply`.
+        """
+
+    async def page(
+        self, group_id: int, after: RecordPlace | None, records_max: int, *, deleted: bool = False, values: bool = False
+    ) -> RecordPage:
+        """The next live records of a group behind a place, or the first ones; expired ones are left out.
+
+        A record that is live all the time from the first page to the last is in exactly one of them; one that comes, goes or
+        changes meanwhile is in at most one. A page looks at PAGE_LOOKED_AT_MAX records at most, so it may hold fewer than
+        `records_max` and still not be the last. Pages of a group that is not written to end with one that has no `end`.
+
+        Args:
+            records_max: at least 1.
+            deleted: soft deleted records as well.
+            values: give the records' values, not their ids alone.
+
+        Raises:
+            StoreUnavailable
+            StoreCorrupt: the key of the group's index holds what the store has not written.
+        """
+
+    @property
+    def secret(self) -> bytes:
+        """32 random bytes, made with the store and the same in all its processes, to sign with what clients bring back."""
 
     async def apply_from(self, source: str, changes: Sequence[tuple[int, Change]]) -> Sequence[Applied | None]:
         """As `apply`, for changes that come from an ordered source, each with its offset there, in rising order.

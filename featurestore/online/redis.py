@@ -7,6 +7,7 @@ Where it differs from what `online.protocol` says, since a step is atomic within
 
 - A call with changes of several shards is one step per shard. OutboxFull means that no change was written; if the outbox of some
   of its shards is full and others are written, the call raises StoreUnavailable.
+- Of a call of `apply_each` the shards' shares are one step each, and what a server did not answer is not known to be written.
 - An erasure is one step per shard. Repeating it completes it, with the first answer for shards that were done.
 - Each shard's outbox takes an equal share of `outbox_changes_max`.
 - Write ids are remembered per shard: the last RECEIPTS_MAX / shards of them, but no longer than RECEIPT_S; up to twice that.
@@ -27,23 +28,40 @@ from featurestore.keyspace.layout import (
     APPLIED,
     BIAS,
     CHANGE_HEAD,
+    EXPIRES,
     HAS_EXPIRY,
     LOADED_HEAD,
     ONLINE_ONLY,
+    UPON,
     decode_record,
     load_script,
 )
 from featurestore.keyspace.link import Call
 from featurestore.keyspace.opening import Keyspace
-from featurestore.model.change import OFFLINE, Applied, Change, LoggedChange, Op, Outcome, Stamp, shard_of, subject_of
+from featurestore.model.change import (
+    OFFLINE,
+    ONLINE,
+    Applied,
+    Change,
+    LoggedChange,
+    Op,
+    Outcome,
+    Stamp,
+    shard_of,
+    signing_secret,
+    subject_of,
+)
 from featurestore.model.codec import encode_change
 from featurestore.online.lane import Job, Lane
 from featurestore.online.protocol import (
     APPLY_CHANGES_MAX,
+    PAGE_LOOKED_AT_MAX,
     SOURCE_BYTES_MAX,
     Erased,
     OnlineSnapshot,
     RecordKey,
+    RecordPage,
+    RecordPlace,
     RecordState,
     StoredRecord,
 )
@@ -60,13 +78,17 @@ RECEIPTS_MAX: Final = 1_000_000
 RECEIPT_S: Final = 900
 """A quarter of an hour of retries."""
 DROP_PASSES_MAX: Final = 10
+PAGE_LOOKS: Final = 1_000
+"""Records that one script call of a page looks at; the server does nothing else meanwhile."""
+PAGE_SHARDS_MAX: Final = 64
+"""Shards that are asked at once for a page."""
 
 _WRITE: Final = "write online store"
 _READ: Final = "read online store"
-_APPLY, _LOAD, _RESERVE, _ADVANCE, _ERASE, _DROP, _FORMER = map(
-    load_script, ("apply", "load", "reserve", "advance", "erase", "drop", "former")
+_APPLY, _LOAD, _RESERVE, _ADVANCE, _ERASE, _DROP, _FORMER, _PAGE = map(
+    load_script, ("apply", "load", "reserve", "advance", "erase", "drop", "former", "page")
 )
-_OUTCOMES: Final = {0: Outcome.NEWEST, 1: Outcome.HISTORIC, 2: Outcome.REFUSED}
+_OUTCOMES: Final = {0: Outcome.NEWEST, 1: Outcome.HISTORIC, 2: Outcome.REFUSED, 4: Outcome.SUPERSEDED}
 _DONE_BEFORE: Final = 3
 _FULL: Final = 8
 _FAULTY: Final = 9
@@ -89,11 +111,13 @@ class _Part:
 
 @dataclass(slots=True)
 class _Write:
-    """The changes of one call, by shard. `source` is empty unless they come from one."""
+    """The changes of one call, by shard. `source` is empty unless they come from one; with `each` an error is the answer of its
+    change and not of the call."""
 
     parts: dict[int, _Part]
     changes: int
     source: str
+    each: bool
 
 
 @dataclass(slots=True)
@@ -126,6 +150,8 @@ class RedisOnlineStore:
         self._closed = False
         self._bulk = keyspace.link()
         self._bulk_lock = threading.Lock()
+        self._pages = keyspace.link()
+        self._pages_lock = threading.Lock()
         self._writes = keyspace.link()
         self._reads = keyspace.link()
         self._writer: Lane[_Write] = Lane(_WRITE, self._write, weight_max=APPLY_CHANGES_MAX)
@@ -136,6 +162,29 @@ class RedisOnlineStore:
             raise ValueError(f"at most {APPLY_CHANGES_MAX} changes per call, got {len(changes)}")
         result: list[Applied] = await self._writer.submit(self._prepared(changes), len(changes))
         return result
+
+    async def apply_each(self, changes: Sequence[Change]) -> Sequence[Applied | FeatureStoreError]:
+        if len(changes) > APPLY_CHANGES_MAX:
+            raise ValueError(f"at most {APPLY_CHANGES_MAX} changes per call, got {len(changes)}")
+        work = self._prepared(changes, each=True)
+        result: list[Applied | FeatureStoreError] = await self._writer.submit(work, len(changes))
+        return result
+
+    async def apply_upon(self, change: Change, api_time_us: int) -> Applied:
+        if not change.targets & ONLINE:
+            raise ValueError("a change that is made upon a record goes to the online store")
+        (applied,) = await self._writer.submit(self._prepared([change], upon_us=api_time_us), 1)
+        result: Applied = applied
+        return result
+
+    async def page(
+        self, group_id: int, after: RecordPlace | None, records_max: int, *, deleted: bool = False, values: bool = False
+    ) -> RecordPage:
+        return await asyncio.to_thread(self._page, group_id, after, records_max, deleted, values)
+
+    @property
+    def secret(self) -> bytes:
+        return signing_secret(self._keyspace.salt)
 
     async def apply_from(self, source: str, changes: Sequence[tuple[int, Change]]) -> Sequence[Applied | None]:
         if len(changes) > APPLY_CHANGES_MAX:
@@ -212,6 +261,8 @@ class RedisOnlineStore:
             self._closed = True
             for link in (self._writes, self._reads, self._bulk):
                 link.close()
+        with self._pages_lock:
+            self._pages.close()
 
     def _now(self) -> str:
         """What a script is told of the time; empty for the server's own."""
@@ -219,7 +270,15 @@ class RedisOnlineStore:
 
     # Changes
 
-    def _prepared(self, changes: Sequence[Change], source: str = "", offsets: Sequence[int] = ()) -> _Write:
+    def _prepared(
+        self,
+        changes: Sequence[Change],
+        source: str = "",
+        offsets: Sequence[int] = (),
+        *,
+        each: bool = False,
+        upon_us: int | None = None,
+    ) -> _Write:
         parts: dict[int, _Part] = {}
         for position, change in enumerate(changes):
             shard = shard_of(change.record_id, self._shards)
@@ -231,9 +290,10 @@ class RedisOnlineStore:
             bodies, part.args = part.args, []
             for index, (body, position) in enumerate(zip(bodies, part.positions, strict=True)):
                 offset = offsets[position] if offsets else 0
-                head = _change_head(changes[position], body, call=len(bodies) if index == 0 else 0, offset=offset)
+                call = 1 if each else len(bodies) if index == 0 else 0
+                head = _change_head(changes[position], body, call=call, offset=offset, upon_us=upon_us)
                 part.args += (head, body)
-        return _Write(parts, len(changes), source)
+        return _Write(parts, len(changes), source, each)
 
     def _write(self, jobs: Sequence[Job[_Write]]) -> None:
         """One script call for each shard, and for each source of changes."""
@@ -262,7 +322,7 @@ class RedisOnlineStore:
                     result[position] = next(answers[shard, job.work.source])
             errors = [answer for answer in result if isinstance(answer, FeatureStoreError)]
             job.result = result
-            if errors:
+            if errors and not job.work.each:
                 job.error = errors[0]
                 if isinstance(errors[0], OutboxFull) and len(errors) < len(result):
                     detail = f"a part of the changes was not written: {errors[0]}"
@@ -316,6 +376,45 @@ class RedisOnlineStore:
                 job.result = [_live(found[index], now_us[index]) for index in range(first, end)]
             except FeatureStoreError as error:
                 job.error = error
+
+    # Pages
+
+    def _page(self, group_id: int, after: RecordPlace | None, records_max: int, deleted: bool, values: bool) -> RecordPage:
+        """One script call of one shard, mostly; where shards hold little, of twice as many at once each time."""
+        place = after or RecordPlace(0, "")
+        found: list[tuple[RecordPlace, bytes | None]] = []
+        looked_at, width = 0, 1
+        with self._pages_lock:
+            if self._closed:
+                raise StoreUnavailable(_READ, "the store is closed")
+            while place.shard < self._shards and looked_at < PAGE_LOOKED_AT_MAX:
+                left = PAGE_LOOKED_AT_MAX - looked_at
+                shards = range(place.shard, min(place.shard + min(width, left), self._shards))
+                looks = min(PAGE_LOOKS, left // len(shards))
+                calls = []
+                for shard in shards:
+                    first = place.record_id.encode() if shard == place.shard else b""
+                    wanted = records_max + 1 - len(found)
+                    what: list[bytes | str | int] = [self._keys[shard].base, group_id, first, self._now()]
+                    args = [*what, wanted, looks, int(deleted), int(values)]
+                    calls.append(_PAGE.call(shard, [self._keys[shard].index(group_id)], args))
+                for shard, reply in zip(shards, self._pages.run_all(_READ, calls, repeatable=True), strict=True):
+                    seen, last, is_end, cells = reply
+                    looked_at += seen
+                    ids, bodies = (cells[::2], cells[1::2]) if values else (cells, repeat(None))
+                    found += [
+                        (RecordPlace(shard, record_id.decode()), body and decode_record(body).values)
+                        for record_id, body in zip(ids, bodies, strict=False)
+                    ]
+                    place = RecordPlace(shard + 1, "") if is_end else RecordPlace(shard, last.decode())
+                    if len(found) > records_max or not is_end:
+                        break
+                if len(found) > records_max:
+                    place = found[records_max - 1][0]
+                    break
+                width = min(2 * width, PAGE_SHARDS_MAX) if place.record_id == "" else 1
+        records = [(item.record_id, body) for item, body in found[:records_max]]
+        return RecordPage(records, place if place.shard < self._shards else None)
 
     # Bulk
 
@@ -387,7 +486,7 @@ class RedisOnlineStore:
                     return
 
 
-def _change_head(change: Change, body: bytes, *, call: int, offset: int) -> bytes:
+def _change_head(change: Change, body: bytes, *, call: int, offset: int, upon_us: int | None) -> bytes:
     """CHANGE_HEAD of a change. Its values are not sent twice: they stand in its bytes, before the write id, which is last."""
     write_id = change.write_id or b""
     last = len(body) - (2 + len(write_id) if write_id else 1)
@@ -396,7 +495,7 @@ def _change_head(change: Change, body: bytes, *, call: int, offset: int) -> byte
     head = CHANGE_HEAD.pack(
         change.op,
         change.targets,
-        change.expires_at_us is not None,
+        (0 if change.expires_at_us is None else EXPIRES) | (0 if upon_us is None else UPON),
         change.event_time_us + BIAS,
         change.group_id,
         first,
@@ -404,6 +503,7 @@ def _change_head(change: Change, body: bytes, *, call: int, offset: int) -> byte
         call,
         change.expires_at_us or 0,
         offset,
+        upon_us or 0,
     )
     return head + write_id
 

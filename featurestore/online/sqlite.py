@@ -22,7 +22,7 @@ from typing import Any, Final, TypeAlias
 import pyarrow as pa
 
 from featurestore.changelog.sqlite import BUSY_TIMEOUT_S, OutboxTransaction, create_outbox, log_entry, open_database
-from featurestore.errors import FeatureStoreError, StoreCorrupt, StoreUnavailable
+from featurestore.errors import FeatureStoreError, OutboxFull, StoreCorrupt, StoreUnavailable
 from featurestore.model.change import (
     OFFLINE,
     ONLINE,
@@ -35,6 +35,7 @@ from featurestore.model.change import (
     PoisonChange,
     Stamp,
     shard_of,
+    signing_secret,
     subject_of,
     wins,
 )
@@ -42,10 +43,13 @@ from featurestore.model.codec import encode_change
 from featurestore.online.delivery import Waiting, deliver
 from featurestore.online.protocol import (
     APPLY_CHANGES_MAX,
+    PAGE_LOOKED_AT_MAX,
     STATES,
     Erased,
     OnlineSnapshot,
     RecordKey,
+    RecordPage,
+    RecordPlace,
     RecordState,
     StoredRecord,
     Tally,
@@ -92,6 +96,12 @@ _GET: Final = (
     "SELECT event_time_us, api_time_us, expires_at_us, value FROM record "
     f"WHERE group_id = ? AND record_id = ? AND state = {RecordState.LIVE:d}"
 )
+_PAGE: Final = (
+    "SELECT record_id, state, expires_at_us, CASE WHEN ?4 AND (state = 1 OR ?5) THEN value END FROM record "
+    "WHERE group_id = ?1 AND record_id > ?2 ORDER BY record_id LIMIT ?3"
+)
+"""In the order of the primary key: by the bytes of the identifiers."""
+_API_TIME: Final = f"SELECT api_time_us FROM record WHERE group_id = ? AND record_id = ? AND state = {RecordState.LIVE:d}"
 _EVENT_TIME: Final = f"SELECT event_time_us FROM record WHERE group_id = ? AND record_id = ? AND state <> {RecordState.GRAVE:d}"
 _SET: Final = (
     "INSERT INTO record (group_id, record_id, event_time_us, api_time_us, state, expires_at_us, online_only, value) "
@@ -197,6 +207,44 @@ class SqliteOnlineStore:
 
         result: list[Applied] = await self._submit(run, len(changes))
         return result
+
+    async def apply_each(self, changes: Sequence[Change]) -> Sequence[Applied | FeatureStoreError]:
+        if len(changes) > APPLY_CHANGES_MAX:
+            raise ValueError(f"at most {APPLY_CHANGES_MAX} changes per call, got {len(changes)}")
+        prepared = [(change, shard_of(change.record_id, self._shards), encode_change(change)) for change in changes]
+
+        def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> list[Applied | FeatureStoreError]:
+            answers: list[Applied | FeatureStoreError] = []
+            for item in prepared:
+                try:
+                    outbox.require_room(1)
+                except OutboxFull as full:
+                    answers.append(full)
+                else:
+                    answers.append(_apply_one(connection, outbox, *item))
+            return answers
+
+        result: list[Applied | FeatureStoreError] = await self._submit(run, len(changes))
+        return result
+
+    async def apply_upon(self, change: Change, api_time_us: int) -> Applied:
+        shard, body = shard_of(change.record_id, self._shards), encode_change(change)
+
+        def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> Applied:
+            outbox.require_room(1)
+            return _apply_one(connection, outbox, change, shard, body, upon_us=api_time_us)
+
+        result: Applied = await self._submit(run, 1)
+        return result
+
+    async def page(
+        self, group_id: int, after: RecordPlace | None, records_max: int, *, deleted: bool = False, values: bool = False
+    ) -> RecordPage:
+        return await asyncio.to_thread(self._page, group_id, after, records_max, deleted, values)
+
+    @property
+    def secret(self) -> bytes:
+        return signing_secret(self._salt)
 
     async def apply_from(self, source: str, changes: Sequence[tuple[int, Change]]) -> Sequence[Applied | None]:
         if len(changes) > APPLY_CHANGES_MAX:
@@ -358,6 +406,24 @@ class SqliteOnlineStore:
         for reader in self._open_readers:
             reader.close()
 
+    def _page(self, group_id: int, after: RecordPlace | None, records_max: int, deleted: bool, values: bool) -> RecordPage:
+        now_us = self._clock_us()
+        first = after.record_id if after is not None else ""
+        looked_at, last = 0, first
+        found: list[tuple[str, bytes | None]] = []
+        try:
+            with closing(self._reader().execute(_PAGE, (group_id, first, PAGE_LOOKED_AT_MAX, values, deleted))) as rows:
+                for last, state, expires_at_us, data in rows:
+                    looked_at += 1
+                    is_live = state == _LIVE and (expires_at_us is None or expires_at_us > now_us)
+                    if is_live or (deleted and state == _TOMBSTONE):
+                        if len(found) == records_max:
+                            return RecordPage(found, RecordPlace(0, found[-1][0]))
+                        found.append((last, data))
+        except sqlite3.Error as error:
+            raise StoreUnavailable("read online store", str(error)) from error
+        return RecordPage(found, RecordPlace(0, last) if looked_at == PAGE_LOOKED_AT_MAX else None)
+
     def _without_erased(self, connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """Rows of `_LOAD_GRAVE` or `_LOAD` without those of records that were erased since the rows had got their api times."""
         groups = {group_id for group_id, *_ in rows}
@@ -424,6 +490,7 @@ class SqliteOnlineStore:
 
     def _commit(self, batch: Sequence[_Job]) -> None:
         """Run a batch as one transaction. A job's own refusal (made before it wrote) fails it alone, anything else all."""
+        is_committing = False
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             outbox = OutboxTransaction(self._writer, clock_us=self._clock_us, changes_max=self._outbox_changes_max)
@@ -435,12 +502,13 @@ class SqliteOnlineStore:
                     job.error = refusal
             outbox.close()
             self._writer.execute("DELETE FROM receipt WHERE id <= (SELECT max(id) FROM receipt) - ?", (RECEIPTS_MAX,))
+            is_committing = True
             self._writer.execute("COMMIT")
         except Exception as error:  # the callers wait: whatever it is, each of them gets it, and the thread lives on
             _log.exception("a commit of %d jobs failed", len(batch))
             failure: BaseException = error
             if isinstance(error, sqlite3.Error):
-                failure = StoreUnavailable("write online store", str(error))
+                failure = StoreUnavailable("write online store", str(error), nothing_written=not is_committing)
                 failure.__cause__ = error
             for job in batch:
                 job.error = failure
@@ -504,7 +572,16 @@ class _Snapshot:
             raise StoreUnavailable("read online store", str(error)) from error
 
 
-def _apply_one(connection: sqlite3.Connection, outbox: OutboxTransaction, change: Change, shard: int, body: bytes) -> Applied:
+def _apply_one(
+    connection: sqlite3.Connection,
+    outbox: OutboxTransaction,
+    change: Change,
+    shard: int,
+    body: bytes,
+    *,
+    upon_us: int | None = None,
+) -> Applied:
+    """Decide, write and log one change; with `upon_us` only if the record is live with that api time."""
     if change.write_id is not None:
         row = connection.execute(
             "SELECT outcome, shard, seq, api_time_us FROM receipt WHERE write_id = ?", (change.write_id,)
@@ -512,6 +589,8 @@ def _apply_one(connection: sqlite3.Connection, outbox: OutboxTransaction, change
         if row is not None:
             return Applied(Outcome(row[0]), None if row[1] is None else Stamp(*row[1:]))
     key = (change.group_id, change.record_id)
+    if upon_us is not None and connection.execute(_API_TIME, key).fetchone() != (upon_us,):
+        return Applied(Outcome.SUPERSEDED, None)
     stored = connection.execute(_EVENT_TIME, key).fetchone() if change.targets & ONLINE else None
     outcome = wins(change, None if stored is None else stored[0])
     stamp = None if outcome is Outcome.REFUSED else outbox.append(shard, change, body)

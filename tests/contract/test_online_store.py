@@ -13,7 +13,7 @@ import pytest
 
 from featurestore.errors import OutboxFull, StoreCorrupt, StoreUnavailable
 from featurestore.model.change import OFFLINE, ONLINE, Applied, Change, LoggedChange, Op, Outcome, PoisonChange, Stamp, shard_of
-from featurestore.online.protocol import APPLY_CHANGES_MAX, STATES, RecordState, Tally
+from featurestore.online.protocol import APPLY_CHANGES_MAX, PAGE_LOOKED_AT_MAX, STATES, RecordState, Tally
 from featurestore.online.sqlite import SqliteOnlineStore
 from tests.backends import BACKENDS, OUTBOX_MAX, SHARDS, Backend, Clock, make_backend, put
 from tests.redis_server import wait_until
@@ -184,6 +184,187 @@ def test_a_full_outbox_refuses_and_recovers(backend: Backend) -> None:
     backend.log.trim(shard_of("a", SHARDS), 500)
     backend.apply(put(other, 1, write_id=b"0123456789abcdef"))
     assert backend.read(other) == b"v"
+
+
+def test_each_change_of_a_call_is_decided_by_itself(backend: Backend) -> None:
+    backend.apply(put("b", 10, b"kept"))
+    answers = backend.run(
+        backend.store.apply_each([put("a", 1, b"1"), put("b", 5, op=Op.HARD_DELETE), put("a", 2, b"2"), put("c", 1, b"3")])
+    )
+    assert [answer.outcome for answer in answers] == [Outcome.NEWEST, Outcome.REFUSED, Outcome.NEWEST, Outcome.NEWEST]
+    assert [backend.read(key) for key in "abc"] == [b"2", b"kept", b"3"]
+    assert [item.change.values for item in backend.logged("a") if item.change.record_id == "a"] == [b"1", b"2"]
+
+
+def test_of_a_call_the_changes_are_written_that_the_outbox_has_room_for(backend: Backend) -> None:
+    mates = [key for key in map(str, range(1000)) if shard_of(key, SHARDS) == shard_of("a", SHARDS)][:6]
+    for start in range(0, OUTBOX_MAX - 2, 1000):
+        backend.apply(*(put("a", number) for number in range(start, min(start + 1000, OUTBOX_MAX - 2))))
+    changes = [put(key, 1, write_id=b"%016d" % number) for number, key in enumerate(mates)]
+    answers = backend.run(backend.store.apply_each(changes))
+    assert [isinstance(answer, OutboxFull) for answer in answers] == [False, False, True, True, True, True]
+    assert [answer.nothing_written for answer in answers[2:]] == [True] * 4
+    assert [backend.read(key) for key in mates] == [b"v", b"v", None, None, None, None]
+    backend.log.trim(shard_of("a", SHARDS), 1000)
+    again = backend.run(backend.store.apply_each(changes))
+    assert again[:2] == answers[:2]
+    assert [answer.outcome for answer in again] == [Outcome.NEWEST] * 6
+    assert backend.log.ends()[shard_of("a", SHARDS)] == OUTBOX_MAX - 2 + 6 + 1
+
+
+def upon(backend: Backend, change: Change, api_time_us: int) -> Applied:
+    applied: Applied = backend.run(backend.store.apply_upon(change, api_time_us))
+    return applied
+
+
+def api_time(backend: Backend, record_id: str) -> int:
+    (found,) = backend.run(backend.store.get([(1, record_id)]))
+    return int(found.api_time_us)
+
+
+def test_a_change_upon_a_record_needs_it_as_it_was_read(backend: Backend) -> None:
+    backend.apply(put("a", 10, b"read"))
+    read_us = api_time(backend, "a")
+    applied = upon(backend, put("a", 10, b"merged"), read_us)
+    assert applied.outcome is Outcome.NEWEST
+    assert backend.read("a") == b"merged"
+    assert upon(backend, put("a", 11, b"late"), read_us) == Applied(Outcome.SUPERSEDED, None)
+    assert backend.read("a") == b"merged"
+    assert len(backend.logged("a")) == 2
+    assert applied.stamp is not None
+    assert upon(backend, put("a", 11, b"next"), applied.stamp.api_time_us).outcome is Outcome.NEWEST
+
+
+@pytest.mark.parametrize("op", [Op.PUT, Op.SOFT_DELETE, Op.HARD_DELETE])
+def test_whatever_came_between_supersedes_a_change(backend: Backend, op: Op) -> None:
+    backend.apply(put("a", 10, b"read"))
+    read_us = api_time(backend, "a")
+    backend.apply(put("a", 20, b"between", op=op))
+    assert upon(backend, put("a", 30, b"merged"), read_us).outcome is Outcome.SUPERSEDED
+    assert backend.read("a") == (b"between" if op is Op.PUT else None)
+    assert len(backend.logged("a")) == 2
+
+
+def test_nothing_can_be_made_upon_a_record_that_is_not_there(backend: Backend) -> None:
+    backend.apply(put("a", 10))
+    read_us = api_time(backend, "a")
+    assert upon(backend, put("b", 10), read_us).outcome is Outcome.SUPERSEDED
+    backend.run(backend.store.erase(ERASURE, 1, ["a"]))
+    assert upon(backend, put("a", 10), read_us).outcome is Outcome.SUPERSEDED
+    assert backend.listed() == []
+
+
+def test_a_repeated_change_upon_a_record_gets_its_first_answer(backend: Backend) -> None:
+    write_id = b"0123456789abcdef"
+    backend.apply(put("a", 10, b"read"))
+    read_us = api_time(backend, "a")
+    change = put("a", 10, b"merged", write_id=write_id)
+    assert upon(backend, change, 0).outcome is Outcome.SUPERSEDED  # asking leaves nothing behind
+    first = upon(backend, change, read_us)
+    backend.apply(put("a", 20, b"between"))
+    assert upon(backend, change, read_us) == upon(backend, change, 0) == first
+    assert backend.read("a") == b"between"
+    assert len(backend.logged("a")) == 3
+
+
+def test_of_concurrent_changes_upon_one_record_one_takes_effect(backend: Backend) -> None:
+    other = backend.open()
+    backend.apply(put("a", 10, b"read"))
+    read_us = api_time(backend, "a")
+
+    async def write() -> list[Applied]:
+        stores = [backend.store, other] * 20
+        calls = [store.apply_upon(put("a", 10, b"%d" % number), read_us) for number, store in enumerate(stores)]
+        return list(await asyncio.gather(*calls))
+
+    outcomes = [applied.outcome for applied in backend.run(write())]
+    assert sorted(set(outcomes)) == [Outcome.NEWEST, Outcome.SUPERSEDED]
+    assert outcomes.count(Outcome.NEWEST) == 1
+    assert backend.read("a") == b"%d" % outcomes.index(Outcome.NEWEST)
+    assert len(backend.logged("a")) == 2
+
+
+KEYS = ["a", "aa", "a:b", "b", "ä", "東京", "\U0001f980", "nul\0inside", "line\nfeed", "1", "10", "x" * 2048]
+
+
+@pytest.mark.parametrize("records_max", [1, 3, 100])
+def test_pages_name_every_live_record_once(backend: Backend, records_max: int) -> None:
+    backend.apply(*(put(key, 1) for key in KEYS), put("other group", 1, group_id=11))
+    pages = backend.pages(records_max)
+    assert sorted(key for page in pages for key in page) == sorted(KEYS)
+    assert all(len(page) == records_max for page in pages[:-1])
+    assert len(pages[-1]) <= records_max
+    assert backend.pages(records_max, group_id=111) == [[]]
+
+
+def test_pages_leave_out_what_is_not_live(backend: Backend, clock: Clock) -> None:
+    backend.apply(*(put(key, 10, key.encode()) for key in "abcdefg"))
+    backend.apply(put("b", 20, op=Op.SOFT_DELETE), put("c", 20, op=Op.HARD_DELETE), put("d", 20, expires_at_us=2_000_000))
+    backend.apply(put("e", 20, op=Op.SOFT_DELETE), put("e", 30), put("f", 20, op=Op.HARD_DELETE), put("f", 5))
+    backend.run(backend.store.erase(ERASURE, 1, ["g"]))
+    assert backend.listed() == ["a", "d", "e", "f"]
+    assert backend.listed(deleted=True) == ["a", "b", "d", "e", "f"]
+    clock.now_us = 2_000_000
+    assert backend.listed() == ["a", "e", "f"]
+    backend.apply(put("b", 30, op=Op.HARD_DELETE))
+    assert backend.listed(deleted=True) == ["a", "e", "f"]
+    backend.apply(put("z", 1, group_id=2))
+    backend.run(backend.store.drop_group(1))
+    assert backend.listed(deleted=True) == []
+    assert backend.listed(2) == ["z"]
+
+
+def test_pages_give_values_where_they_are_asked_for(backend: Backend) -> None:
+    backend.apply(put("a", 10, b"live"), put("b", 10, b"marker", op=Op.SOFT_DELETE))
+    page = backend.run(backend.store.page(1, None, 100, deleted=True, values=True))
+    assert sorted(page.records) == [("a", b"live"), ("b", b"marker")]
+    assert page.end is None
+
+
+def test_loaded_records_are_in_pages(backend: Backend) -> None:
+    shard_us = {shard: backend.run(backend.store.reserve({shard: 100}))[shard] for shard in range(SHARDS)}
+    first = {key: shard_us[shard_of(key, SHARDS)] for key in "abcd"}
+    load(backend, (put("a", 1), first["a"]), (put("b", 1, op=Op.SOFT_DELETE), first["b"]), (put("c", 1), first["c"]))
+    assert (backend.listed(), backend.listed(deleted=True)) == (["a", "c"], ["a", "b", "c"])
+    load(backend, (put("c", 0, op=Op.HARD_DELETE), first["c"] + 1), (put("d", 0, op=Op.HARD_DELETE), first["d"]))
+    assert backend.listed(deleted=True) == ["a", "b"]
+    load(backend, (put("c", 1), first["c"] + 2), (put("a", 0, op=Op.HARD_DELETE), first["a"] - 1))
+    assert backend.listed(deleted=True) == ["a", "b", "c"]
+
+
+def test_what_lives_all_the_time_is_in_exactly_one_page_whatever_is_written(backend: Backend) -> None:
+    lasting = [f"lasting-{number}" for number in range(60)]
+    passing = [f"{place}-{number}" for number in range(40) for place in ("a", "lasting-1", "z")]
+    backend.apply(*(put(key, 1) for key in [*lasting, *passing[::2]]))
+    seen: list[str] = []
+    place, step = None, 0
+    while True:
+        page = backend.run(backend.store.page(1, place, 7))
+        seen += [key for key, _ in page.records]
+        place, step = page.end, step + 1
+        if place is None:
+            break
+        backend.apply(*(put(key, 10 + step, op=Op.HARD_DELETE if step % 2 else Op.PUT) for key in passing[step % 3 :: 3]))
+        backend.apply(*(put(key, 10 + step) for key in lasting[step::5]))
+    assert len(seen) == len(set(seen))
+    assert set(lasting) <= set(seen) <= {*lasting, *passing}
+
+
+def test_a_page_looks_at_so_many_records(backend: Backend) -> None:
+    """Expired ones in between do not make a page cost more, and do not end the listing."""
+    rows = 2 * PAGE_LOOKED_AT_MAX
+    first = {shard: backend.run(backend.store.reserve({shard: rows}))[shard] for shard in range(SHARDS)}
+    gone = [put(f"m{number:06}", 1, expires_at_us=2) for number in range(rows)]
+    load(backend, *((change, first[shard_of(change.record_id, SHARDS)] + number) for number, change in enumerate(gone)))
+    backend.apply(put("a", 1), put("z", 1))
+    pages = backend.pages(100)
+    assert sorted(key for page in pages for key in page) == ["a", "z"]
+    assert 2 <= len(pages) <= 3
+
+
+def test_the_secret_is_the_stores(backend: Backend) -> None:
+    assert len(backend.store.secret) == 32
+    assert backend.open().secret == backend.store.secret
 
 
 def test_reserved_api_times_lie_between_the_stamps_around_them(backend: Backend) -> None:

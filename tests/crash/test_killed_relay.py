@@ -18,7 +18,7 @@ import pytest
 
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
-from tests.crash.test_killed_service import CLIENTS, GROUP, START_US, Client, Ledger, check
+from tests.crash.test_killed_service import CLIENTS, GROUP, START_US, Client, Ledger, check, create_group
 from tests.kafka_server import KafkaServer
 from tests.redis_server import RedisServer
 from tests.service import Service, Worker
@@ -141,9 +141,7 @@ def test_every_acknowledged_change_is_written_once(
     redis = request.getfixturevalue("redis_server") if backend == "redis" else None
     world = World(tmp_path, kafka_server, redis, random.Random(SEED))
     with world.open() as store:
-        store.create_feature_group(
-            GROUP, record_identifier="id", event_time="at", features={"id": "String", "at": "String", "token": "String"}
-        )
+        create_group(store)
     world.service.start()
     for worker in world.workers:
         worker.start(wait=False)

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore.model.event_time import format_iso, parse_iso
+from featurestore.model.feature_group import FeatureGroup, FeatureType, OfflineConfig, OnlineConfig, StorageType, definitions
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from tests.redis_server import RedisServer
@@ -36,6 +37,8 @@ CLIENTS = 4
 KEYS = [f"key-{number}" for number in range(12)]
 GROUP = "crash"
 START_US = 1_700_000_000_000_000
+UPDATE = "update-"
+"""Begins the tokens of updates."""
 
 
 @dataclass
@@ -51,16 +54,17 @@ class Ledger:
         with self.lock:
             if status == 200:
                 self.acknowledged.add(token)
-            elif status == 400:
+            elif status in (400, 404, 409):
                 self.refused.add(token)
             else:
                 self.in_doubt.add(token)
 
 
 class Client(threading.Thread):
-    """Writes and deletes overlapping keys out of order until the connection breaks or it is told to stop.
+    """Writes, updates and deletes overlapping keys out of order until the connection breaks or it is told to stop.
 
-    A delete has no feature values to carry a token, so its event time, unique in microseconds, is its token.
+    A delete has no feature values to carry a token, so its event time, unique in microseconds, is its token. An update has a new
+    token, and leaves the record's `origin`, which is the token of the put it came with.
     """
 
     def __init__(self, port: int, ledger: Ledger, seed: int, first_us: int) -> None:
@@ -85,25 +89,63 @@ class Client(threading.Thread):
             key, token = self._random.choice(KEYS), format_iso(event_time_us)
             kind = self._random.random()
             path = f"/FeatureGroup/{GROUP}"
-            body = None
-            if kind < 0.8:
+            body: dict[str, Any] | None = None
+            if kind < 0.4:
                 token = uuid.uuid4().hex
-                record = {"id": key, "at": format_iso(event_time_us), "token": token}
-                pairs = [{"FeatureName": name, "ValueAsString": value} for name, value in record.items()]
-                method, body = "PUT", json.dumps({"Record": pairs})
+                tokens = [f"{key} {token}"]
+                method, body = "PUT", {"Record": pairs_of(id=key, at=format_iso(event_time_us), token=token, origin=token)}
+            elif kind < 0.6:
+                keys = self._random.choices(KEYS, k=3)
+                records = {key: uuid.uuid4().hex for key in keys}
+                tokens = [f"{key} {token}" for key, token in records.items()]
+                entries = [
+                    {
+                        "FeatureGroupName": GROUP,
+                        "Record": pairs_of(id=key, at=format_iso(event_time_us), token=token, origin=token),
+                    }
+                    for key, token in records.items()
+                ]
+                method, path, body = "POST", "/BatchWriteRecord", {"Entries": entries}
+            elif kind < 0.8:
+                token = f"{UPDATE}{uuid.uuid4().hex}"
+                tokens = [f"{key} {token}"]
+                changed = {"token": token} | ({"at": format_iso(event_time_us)} if kind < 0.7 else {})
+                body = {"RecordIdentifierValueAsString": key, "Features": pairs_of(**changed)}
+                method, path = "POST", f"{path}/Record"
             else:
                 mode = "HardDelete" if kind > 0.9 else "SoftDelete"
                 path += f"?RecordIdentifierValueAsString={quote(key)}&EventTime={quote(token)}&DeletionMode={mode}"
-                method = "DELETE"
-            token = f"{key} {token}"
+                method, tokens = "DELETE", [f"{key} {token}"]
+            status: int | None = None
             try:
-                connection.request(method, path, body)
+                connection.request(method, path, None if body is None else json.dumps(body))
                 answer = connection.getresponse()
-                answer.read()
+                text = answer.read()
+                status = answer.status
             except (OSError, http.client.HTTPException):
-                self._ledger.book(token, None)
-                return
-            self._ledger.book(token, answer.status)
+                self.stop.set()
+            if status == 200 and path == "/BatchWriteRecord" and json.loads(text) != {"Errors": [], "UnprocessedEntries": []}:
+                status = None  # the server was killed before the service
+            for token in tokens:
+                self._ledger.book(token, status)
+
+
+def pairs_of(**values: str) -> list[dict[str, str]]:
+    return [{"FeatureName": name, "ValueAsString": value} for name, value in values.items()]
+
+
+def create_group(store: FeatureStore) -> None:
+    """The group that clients write to."""
+    store.create(
+        FeatureGroup(
+            name=GROUP,
+            record_identifier="id",
+            event_time="at",
+            features=definitions((name, FeatureType.STRING) for name in ("id", "at", "token", "origin")),
+            online=OnlineConfig(storage_type=StorageType.STANDARD_V2),
+            offline=OfflineConfig(store.default_s3_uri),
+        )
+    )
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "redis"])
@@ -117,9 +159,7 @@ def test_no_acknowledged_write_is_lost_or_doubled(request: pytest.FixtureRequest
         return FeatureStore(Settings.load({}, home=home, **online))
 
     with opened() as store:
-        store.create_feature_group(
-            GROUP, record_identifier="id", event_time="at", features={"id": "String", "at": "String", "token": "String"}
-        )
+        create_group(store)
     ledger = Ledger()
     service = Service(home, tmp_path / "service.log", flush_s="0.05", flush_changes_max="200", **online)
     for number in range(ROUNDS):
@@ -148,7 +188,7 @@ def test_no_acknowledged_write_is_lost_or_doubled(request: pytest.FixtureRequest
 
 
 def check(store: FeatureStore, ledger: Ledger) -> None:
-    rows = store.sql(f'SELECT id, "at", token, is_deleted, api_invocation_time FROM history."{GROUP}"').to_pylist()
+    rows = store.sql(f'SELECT id, "at", token, origin, is_deleted, api_invocation_time FROM history."{GROUP}"').to_pylist()
     present = Counter(f"{row['id']} {row['token'] or row['at']}" for row in rows)
     assert not [token for token, count in present.items() if count > 1], "doubled"
     assert not ledger.acknowledged - present.keys(), "lost"
@@ -162,19 +202,26 @@ def check(store: FeatureStore, ledger: Ledger) -> None:
 
 
 def check_online(store: FeatureStore, rows: list[dict[str, Any]]) -> None:
-    """The online record of each key is the fold of its rows in order of arrival, and so is the point-in-time answer."""
+    """The online record of each key is the fold of its rows in order of arrival, and so is the point-in-time answer. An update
+    was made of the very record that it came upon.
+    """
     hard = hard_deletes(store)
     expected: list[str | None] = []
     for key in KEYS:
-        event_time_us, token = -1, None
+        event_time_us, token, origin = -1, None, None
         for row in sorted((row for row in rows if row["id"] == key), key=lambda row: row["api_invocation_time"]):
             row_us = parse_iso(row["at"])
             assert row_us is not None
             if (key, row["api_invocation_time"]) in hard:
                 assert row_us > event_time_us, "a hard delete that is not later must be refused"
-                event_time_us, token = -1, None
-            elif row_us > event_time_us or (row_us == event_time_us and not row["is_deleted"]):
-                event_time_us, token = row_us, row["token"]
+                event_time_us, token, origin = -1, None, None
+                continue
+            if (row["token"] or "").startswith(UPDATE):
+                assert origin is not None, "an update needs a live record"
+                assert row["origin"] == origin, "an update must not bring back what another write has replaced"
+                assert row_us >= event_time_us, "an older update is a conflict"
+            if row_us > event_time_us or (row_us == event_time_us and not row["is_deleted"]):
+                event_time_us, token, origin = row_us, row["token"], row["origin"]
         expected.append(token)
     online = [store.get_record(GROUP, key) for key in KEYS]
     assert [None if record is None else record["token"] for record in online] == expected

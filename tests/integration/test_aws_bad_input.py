@@ -65,6 +65,18 @@ def batch(name: str, body: object, *words: str) -> Case:
     return Case(f"batch get {name}", "POST", "/BatchGetRecord", body, words)
 
 
+def update(name: str, body: object, *words: str) -> Case:
+    return Case(f"update {name}", "POST", "/FeatureGroup/{group}/Record", body, words)
+
+
+def listing(name: str, body: object, *words: str, group: str = "{group}", **more: Any) -> Case:
+    return Case(f"list {name}", "POST", f"/FeatureGroup/{group}/ListRecords", body, words, **more)
+
+
+def batch_write(name: str, body: object, *words: str) -> Case:
+    return Case(f"batch write {name}", "POST", "/BatchWriteRecord", body, words)
+
+
 def control(operation: str, name: str, body: object, *words: str, code: str = "ValidationException") -> Case:
     headers = {"X-Amz-Target": f"SageMaker.{operation}", "Content-Type": "application/x-amz-json-1.1"}
     return Case(f"{operation} {name}", "POST", "/", body, words, code=code, headers=headers)
@@ -111,6 +123,7 @@ def token(*parts: Any) -> str:
 
 RAW_RECORD = json.dumps({"Record": record(id=KEY, at="2024-05-02T00:00:00Z", note="@")})
 DEEP = "[" * 100_000
+FEATURE = record(note="new")
 NAMED = {"FeatureGroupName": "{group}"}
 SURROGATE = RAW_RECORD.replace("@", r"\ud800")
 TOO_MANY = definitions(id="String", at="String", **{f"f{number}": "String" for number in range(2499)})
@@ -662,13 +675,61 @@ UNKNOWN = [
     Case("record path in lower case", "PUT", "/featuregroup/{group}", RAW_RECORD, ("'featuregroup'",), "NoSuchBucket", 404),
     unknown("record path with two slashes", "PUT", "//FeatureGroup/{group}", body=RAW_RECORD),
     unknown("record path with an encoded slash", "PUT", "/FeatureGroup%2F{group}", "PUT", body=RAW_RECORD),
-    unknown("operation of a later version", "POST", "/FeatureGroup/{group}/Record", "UpdateRecord", body="{}"),
-    unknown("list of a later version", "POST", "/FeatureGroup/{group}/ListRecords", "ListRecords", body="{}"),
-    unknown("batch of a later version", "POST", "/BatchWriteRecord", "BatchWriteRecord", body="{}"),
+    unknown("PUT of an update", "PUT", "/FeatureGroup/{group}/Record", body="{}"),
+    unknown("update without a group", "POST", "/FeatureGroup//Record", body="{}"),
+    unknown("GET of a list", "GET", "/FeatureGroup/{group}/ListRecords"),
+    unknown("GET of a batch to write", "GET", "/BatchWriteRecord"),
     unknown("method on a native route", "DELETE", "/v1/groups"),
 ]
 
-CASES = [*PUT_VALUES, *PUT_BODIES, *GET_AND_DELETE, *BATCH, *CREATE, *CONTROL, *NATIVE, *UNKNOWN]
+UPDATE_AND_LIST = [
+    update("nothing", "", "body", "JSON"),
+    update("no identifier", {"Features": FEATURE}, "RecordIdentifierValueAsString", "required"),
+    update("no features", {"RecordIdentifierValueAsString": KEY}, "Features", "required"),
+    update("empty features", {"RecordIdentifierValueAsString": KEY, "Features": []}, "Features", "at least one"),
+    update("an empty identifier", {"RecordIdentifierValueAsString": "", "Features": FEATURE}, "non-empty"),
+    update("an identifier too long", {"RecordIdentifierValueAsString": "x" * 2049, "Features": FEATURE}, "2048 bytes"),
+    update(
+        "two values",
+        {
+            "RecordIdentifierValueAsString": KEY,
+            "Features": [{"FeatureName": "note", "ValueAsString": "a", "ValueAsStringList": ["a"]}],
+        },
+        "Features[0]",
+        "not both",
+    ),
+    update("a group of type Standard", {"RecordIdentifierValueAsString": KEY, "Features": FEATURE}, "Standard_V2 or InMemory"),
+    listing("no JSON", "{", "body", "JSON"),
+    listing("a list", [], "body", "object"),
+    listing("no results", {"MaxResults": 0}, "MaxResults", "1 to 100", "0"),
+    listing("too many results", {"MaxResults": 101}, "MaxResults", "1 to 100", "101"),
+    listing("results as text", {"MaxResults": "10"}, "MaxResults", "an integer"),
+    listing("a truth for a number", {"MaxResults": True}, "MaxResults", "an integer"),
+    listing("a number for a truth", {"IncludeSoftDeletedRecords": 1}, "IncludeSoftDeletedRecords", "a boolean"),
+    listing("an empty token", {"NextToken": ""}, "NextToken", "1 to 8192"),
+    listing("a token too long", {"NextToken": "x" * 8193}, "NextToken", "1 to 8192"),
+    listing("a token of nobody", {"NextToken": "AAAA" * 16}, "NextToken", "this feature group"),
+    listing("a token with a null byte", {"NextToken": "AAAA\0"}, "NextToken"),
+    listing("a group without an online store", {}, "online store", group="{offline}"),
+    listing("an unknown group", {}, "'nope'", group="nope", code="ResourceNotFound", status=404),
+    listing("a name too long", {}, "150 characters", group="a" * 151),
+]
+
+BATCH_WRITE = [
+    batch_write("nothing", "", "body", "JSON"),
+    batch_write("no entries", {}, "Entries", "required"),
+    batch_write("empty entries", {"Entries": []}, "Entries", "1 to 25"),
+    batch_write("too many entries", {"Entries": [{}] * 26}, "Entries", "1 to 25", "26"),
+    batch_write("a null entry", {"Entries": [None]}, "Entries[0]", "an object", "null"),
+    batch_write("a text for an entry", {"Entries": [{}, "x"]}, "Entries[1]", "an object"),
+    batch_write("a TTL of nothing", {"Entries": [{}], "TtlDuration": {"Unit": "Days", "Value": 0}}, "TtlDuration.Value"),
+    batch_write("a TTL without a unit", {"Entries": [{}], "TtlDuration": {"Value": 1}}, "TtlDuration.Unit", "required"),
+    batch_write("invalid UTF-8", b'{"Entries":[{"FeatureGroupName":"\xff"}]}', "body", "UTF-8"),
+    batch_write("deep nesting", f'{{"Entries": [{DEEP}', "body"),
+    batch_write("a body too large", b" " * (64 * MIB + 1), "body", "67108864 bytes"),
+]
+
+CASES = [*PUT_VALUES, *PUT_BODIES, *GET_AND_DELETE, *BATCH, *UPDATE_AND_LIST, *BATCH_WRITE, *CREATE, *CONTROL, *NATIVE, *UNKNOWN]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
-"""PutRecord, GetRecord, DeleteRecord and BatchGetRecord as unmodified boto3 sees them."""
+"""The record operations as unmodified boto3 sees them."""
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -622,6 +625,482 @@ class TestBatchGet:
         assert len(answer["Records"]) == 10_000
         with pytest.raises(runtime.exceptions.ValidationError, match=r"Identifiers.*1 to 100"):
             runtime.batch_get_record(Identifiers=[identifiers] * 101)
+
+
+IN_MEMORY = ONLINE | {"StorageType": "InMemory"}
+
+
+@pytest.fixture(scope="module")
+def updatable(create_group: CreateGroup) -> str:
+    """A group whose records can be updated in part."""
+    return create_group(OnlineStoreConfig=ONLINE | {"StorageType": "Standard_V2"})
+
+
+class TestUpdate:
+    @pytest.fixture
+    def update(self, runtime: Any, updatable: str, key: str) -> Callable[..., None]:
+        def update(members: dict[str, Any] | None = None, **values: Any) -> None:
+            request = {"FeatureGroupName": updatable, "RecordIdentifierValueAsString": key} | (members or {})
+            runtime.update_record(**request, Features=record(**values))
+
+        return update
+
+    def test_named_features_change_and_the_others_stay(
+        self, runtime: Any, http_client: Http, updatable: str, key: str, update: Callable[..., None]
+    ) -> None:
+        put(runtime, updatable, key, T1, note="old", count="007")
+        update(note="new", amount="1.50")
+        assert read(runtime, updatable, key) == {"id": key, "at": T1, "amount": "1.50", "count": "007", "note": "new"}
+        rows = http_client.sql(
+            f'SELECT "at", amount, count, note, is_deleted FROM history."{updatable}" WHERE id = \'{key}\' '
+            "ORDER BY api_invocation_time"
+        )
+        assert rows == [[T1, None, 7, "old", False], [T1, 1.5, 7, "new", False]]
+        assert http_client.sql(f"SELECT note FROM latest.\"{updatable}\" WHERE id = '{key}'") == [["new"]]
+
+    def test_the_answer_is_empty(self, http_client: Http, runtime: Any, updatable: str, key: str) -> None:
+        put(runtime, updatable, key, T0)
+        body = {"RecordIdentifierValueAsString": key, "Features": record(note="n")}
+        reply = http_client.request("POST", f"/FeatureGroup/{updatable}/Record", body)
+        assert (reply.status, reply.body, reply.headers["content-length"]) == (200, b"", "0")
+
+    @pytest.mark.parametrize("at", ["2024-05-01T00:00:01.000Z", T2], ids=["equal", "newer"])
+    def test_an_equal_or_newer_event_time_is_taken(
+        self, runtime: Any, updatable: str, key: str, update: Callable[..., None], at: str
+    ) -> None:
+        put(runtime, updatable, key, T1, note="old", count="1")
+        update(at=at, note="new")
+        assert read(runtime, updatable, key) == {"id": key, "at": at, "count": "1", "note": "new"}
+
+    def test_an_older_event_time_is_a_conflict(
+        self, runtime: Any, http_client: Http, updatable: str, key: str, update: Callable[..., None]
+    ) -> None:
+        put(runtime, updatable, key, T1, note="stays")
+        with pytest.raises(runtime.exceptions.ConflictException, match=rf"Features\.at.*{T1}.*{T0}") as error:
+            update(at=T0, note="late")
+        assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 409
+        assert (read(runtime, updatable, key) or {})["note"] == "stays"
+        assert history(http_client, updatable, key) == [[T1, "stays", False]]
+
+    @pytest.mark.parametrize("state", ["never written", "soft deleted", "hard deleted", "expired"])
+    def test_there_must_be_a_live_record(
+        self, runtime: Any, http_client: Http, updatable: str, key: str, update: Callable[..., None], state: str
+    ) -> None:
+        if state != "never written":
+            members = {"TtlDuration": {"Unit": "Seconds", "Value": 1}} if state == "expired" else {}
+            put(runtime, updatable, key, T0, members=members)
+        if state.endswith("deleted"):
+            mode = "HardDelete" if state.startswith("hard") else "SoftDelete"
+            runtime.delete_record(FeatureGroupName=updatable, RecordIdentifierValueAsString=key, EventTime=T1, DeletionMode=mode)
+        rows = len(history(http_client, updatable, key))
+        with pytest.raises(runtime.exceptions.ResourceNotFound, match="no record") as error:
+            update(note="n")
+        assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 404
+        assert len(history(http_client, updatable, key)) == rows
+
+    def test_groups_that_have_no_updates(self, runtime: Any, group: str, create_group: CreateGroup) -> None:
+        call = {"RecordIdentifierValueAsString": "k", "Features": record(note="n")}
+        for name in (group, create_group(OnlineStoreConfig=None)):
+            with pytest.raises(runtime.exceptions.ValidationError, match="Standard_V2 or InMemory"):
+                runtime.update_record(FeatureGroupName=name, **call)
+        with pytest.raises(runtime.exceptions.ResourceNotFound, match="'nope' does not exist"):
+            runtime.update_record(FeatureGroupName="nope", **call)
+
+    def test_an_arn_names_the_group(self, runtime: Any, sagemaker: Any, updatable: str, key: str) -> None:
+        put(runtime, updatable, key, T0)
+        arn = sagemaker.describe_feature_group(FeatureGroupName=updatable)["FeatureGroupArn"]
+        call = {"RecordIdentifierValueAsString": key, "Features": record(note="by arn")}
+        runtime.update_record(FeatureGroupName=arn, **call)
+        assert (read(runtime, updatable, key) or {})["note"] == "by arn"
+        with pytest.raises(runtime.exceptions.ResourceNotFound):
+            runtime.update_record(FeatureGroupName=arn.replace("000000000000", "111111111111"), **call)
+
+    def test_a_feature_without_a_value_is_taken_away(self, runtime: Any, updatable: str, key: str) -> None:
+        put(runtime, updatable, key, T0, note="n", count="1")
+        runtime.update_record(
+            FeatureGroupName=updatable, RecordIdentifierValueAsString=key, Features=[{"FeatureName": "note"}, *record(count="2")]
+        )
+        assert read(runtime, updatable, key) == {"id": key, "at": T0, "count": "2"}
+
+    @pytest.mark.parametrize(
+        ("values", "words"),
+        [
+            ({"nope": "1"}, ["Features[0].FeatureName", "'nope'"]),
+            ({"count": "1.5"}, ["Features.count", "Integral"]),
+            ({"note": ["a"]}, ["Features[0]", "no collection"]),
+            ({"id": "another"}, ["Features.id", "'another'"]),
+            ({"at": "yesterday"}, ["Features.at", "ISO-8601"]),
+            ({"note": "x" * 358_401}, ["Features.note", "358400"]),
+            ({"count": "x", "amount": "y"}, ["Features.count", "Features.amount"]),
+        ],
+    )
+    def test_wrong_features_are_refused(
+        self,
+        runtime: Any,
+        http_client: Http,
+        updatable: str,
+        key: str,
+        update: Callable[..., None],
+        values: dict[str, Any],
+        words: list[str],
+    ) -> None:
+        put(runtime, updatable, key, T0, note="stays")
+        with pytest.raises(runtime.exceptions.ValidationError) as error:
+            update(**values)
+        refused(error, "ValidationError", *words)
+        assert history(http_client, updatable, key) == [[T0, "stays", False]]
+
+    def test_the_identifier_may_be_among_the_features(
+        self, runtime: Any, updatable: str, key: str, update: Callable[..., None]
+    ) -> None:
+        put(runtime, updatable, key, T0)
+        update(id=key, note="n")
+        assert read(runtime, updatable, key) == {"id": key, "at": T0, "note": "n"}
+        for name in ("id", "at"):
+            with pytest.raises(runtime.exceptions.ValidationError, match=rf"Features\.{name}"):
+                runtime.update_record(
+                    FeatureGroupName=updatable, RecordIdentifierValueAsString=key, Features=[{"FeatureName": name}]
+                )
+
+    def test_at_most_100_features_each_once(self, runtime: Any, create_group: CreateGroup) -> None:
+        names = [f"f{number}" for number in range(101)]
+        group = create_group(
+            OnlineStoreConfig=IN_MEMORY,
+            FeatureDefinitions=definitions(id="String", at="String", **dict.fromkeys(names, "Integral")),
+        )
+        put(runtime, group, "k", T0)
+
+        def update(features: list[dict[str, Any]]) -> None:
+            runtime.update_record(FeatureGroupName=group, RecordIdentifierValueAsString="k", Features=features)
+
+        update(record(**dict.fromkeys(names[:100], "1")))
+        assert len(read(runtime, group, "k") or {}) == 102
+        with pytest.raises(runtime.exceptions.ValidationError, match=r"Features: expected 1 to 100 features, got 101"):
+            update(record(**dict.fromkeys(names, "2")))
+        with pytest.raises(runtime.exceptions.ValidationError, match=r"Features\[1\].*at most once"):
+            update([*record(f1="1"), *record(f1="2")])
+
+    def test_target_stores(self, runtime: Any, http_client: Http, updatable: str, key: str, update: Callable[..., None]) -> None:
+        put(runtime, updatable, key, T0, note="n")
+        update({"TargetStores": ["OnlineStore"]}, note="online alone")
+        assert (read(runtime, updatable, key) or {})["note"] == "online alone"
+        assert len(history(http_client, updatable, key)) == 1
+        with pytest.raises(runtime.exceptions.ValidationError, match=r"TargetStores.*OnlineStore"):
+            update({"TargetStores": ["OfflineStore"]}, note="x")
+        update({"TargetStores": ["OfflineStore", "OnlineStore"]}, count="1")
+        assert history(http_client, updatable, key) == [[T0, "n", False], [T0, "online alone", False]]
+
+    def test_ttl(self, runtime: Any, updatable: str, key: str, update: Callable[..., None]) -> None:
+        def expiry() -> str | None:
+            answer = runtime.get_record(
+                FeatureGroupName=updatable, RecordIdentifierValueAsString=key, ExpirationTimeResponse="Enabled"
+            )
+            return answer.get("ExpiresAt")
+
+        put(runtime, updatable, key, "2099-01-01T00:00:00Z", members={"TtlDuration": {"Unit": "Days", "Value": 1}})
+        update(note="the same event time")
+        assert expiry() == "2099-01-02T00:00:00Z"
+        update(at="2099-02-01T00:00:00Z", note="a later one")
+        assert expiry() == "2099-02-02T00:00:00Z"
+        update({"TtlDuration": {"Unit": "Days", "Value": 3}}, at="2099-02-01T00:00:00Z")
+        assert expiry() == "2099-02-04T00:00:00Z"
+        with pytest.raises(runtime.exceptions.ValidationError, match=r"TtlDuration.*'at' in Features"):
+            update({"TtlDuration": {"Unit": "Days", "Value": 3}}, note="x")
+
+    def test_collections_are_replaced_as_a_whole(self, runtime: Any, http_client: Http, create_group: CreateGroup) -> None:
+        group = create_group(
+            OnlineStoreConfig=IN_MEMORY,
+            FeatureDefinitions=[
+                *definitions(id="String", at="String"),
+                {"FeatureName": "words", "FeatureType": "String", "CollectionType": "List"},
+                {"FeatureName": "numbers", "FeatureType": "Integral", "CollectionType": "Set"},
+            ],
+        )
+        runtime.put_record(FeatureGroupName=group, Record=record(id="k", at=T0, words=["a", "b"], numbers=["1"]))
+        update = {"FeatureGroupName": group, "RecordIdentifierValueAsString": "k"}
+        runtime.update_record(**update, Features=record(words=["c", "", "c"], numbers=["3", "2", "3"]))
+        assert read(runtime, group, "k") == {"id": "k", "at": T0, "words": ["c", "", "c"], "numbers": ["3", "2"]}
+        runtime.update_record(**update, Features=record(words=[]))
+        assert read(runtime, group, "k") == {"id": "k", "at": T0, "numbers": ["3", "2"]}
+        rows = http_client.sql(f'SELECT words, numbers FROM history."{group}" ORDER BY api_invocation_time')
+        assert rows == [[["a", "b"], [1]], [["c", "", "c"], [3, 2]], [None, [3, 2]]]
+
+    def test_the_whole_record_stays_within_its_size(
+        self, runtime: Any, updatable: str, key: str, update: Callable[..., None]
+    ) -> None:
+        put(runtime, updatable, key, T0, note="x" * 358_000)
+        with pytest.raises(runtime.exceptions.ValidationError, match="358400 bytes.*whole record"):
+            update(amount="0." + "1" * 400)
+        update(note="small", amount="0." + "1" * 400)
+
+    def test_concurrent_updates_of_different_features_all_survive(
+        self, runtime: Any, http_client: Http, updatable: str, key: str, update: Callable[..., None]
+    ) -> None:
+        put(runtime, updatable, key, T0)
+        rounds = 25
+        start = threading.Barrier(3)
+
+        def write(name: str) -> None:
+            start.wait()
+            for number in range(rounds):
+                update(**{name: str(number)})
+
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(write, ["amount", "count", "note"]))
+        last = str(rounds - 1)
+        assert read(runtime, updatable, key) == {"id": key, "at": T0, "amount": last, "count": last, "note": last}
+        rows = http_client.sql(
+            f"SELECT amount, count, note FROM history.\"{updatable}\" WHERE id = '{key}' ORDER BY api_invocation_time"
+        )
+        assert len(rows) == 1 + 3 * rounds
+        for one, two in itertools.pairwise(rows):  # each is the one before it with one feature changed
+            assert sum(before != after for before, after in zip(one, two, strict=True)) == 1
+
+    def test_a_repeated_update_changes_nothing_the_second_time(
+        self, runtime: Any, http_client: Http, updatable: str, key: str
+    ) -> None:
+        def send(token: str, **values: str) -> int:
+            body = {"RecordIdentifierValueAsString": key, "Features": record(**values)}
+            path, headers = f"/FeatureGroup/{updatable}/Record", {"amz-sdk-invocation-id": token}
+            return http_client.request("POST", path, body, headers).status
+
+        put(runtime, updatable, key, T0)
+        assert [send("one", at=T1, note="first") for _ in range(2)] == [200, 200]
+        put(runtime, updatable, key, T2, note="between")
+        assert send("one", at=T1, note="first") == 200  # not a conflict: it was applied
+        assert send("two", at=T1, note="other") == 409
+        assert (read(runtime, updatable, key) or {})["note"] == "between"
+        assert history(http_client, updatable, key) == [[T0, None, False], [T1, "first", False], [T2, "between", False]]
+
+
+class TestBatchWrite:
+    @staticmethod
+    def entry(group: str, key: str, at: str = T0, members: dict[str, Any] | None = None, **values: Any) -> dict[str, Any]:
+        return {"FeatureGroupName": group, "Record": record(id=key, at=at, **values)} | (members or {})
+
+    def test_records_of_several_groups(
+        self, runtime: Any, http_client: Http, sagemaker: Any, group: str, key: str, create_group: CreateGroup
+    ) -> None:
+        other = create_group(FeatureDefinitions=definitions(id="Integral", at="Fractional", note="String"))
+        arn = sagemaker.describe_feature_group(FeatureGroupName=group)["FeatureGroupArn"]
+        entries = [
+            self.entry(group, f"{key}-1", note="one"),
+            self.entry(arn, f"{key}-2", note="two"),
+            self.entry(other, "5", "100", note="five"),
+        ]
+        answer = runtime.batch_write_record(Entries=entries)
+        assert (answer["Errors"], answer["UnprocessedEntries"]) == ([], [])
+        assert read(runtime, group, f"{key}-1") == {"id": f"{key}-1", "at": T0, "note": "one"}
+        assert (read(runtime, group, f"{key}-2") or {})["note"] == "two"
+        assert (read(runtime, other, "5") or {})["note"] == "five"
+        assert history(http_client, group, f"{key}-2") == [[T0, "two", False]]
+
+    def test_entries_of_one_record_take_effect_in_order(self, runtime: Any, http_client: Http, group: str, key: str) -> None:
+        entries = [self.entry(group, key, at, note=note) for at, note in ((T1, "1"), (T1, "2"), (T0, "3"))]
+        assert runtime.batch_write_record(Entries=entries)["Errors"] == []
+        assert (read(runtime, group, key) or {})["note"] == "2"
+        assert [row[1] for row in history(http_client, group, key)] == ["1", "2", "3"]
+
+    def test_each_entry_is_decided_by_itself(
+        self, runtime: Any, http_client: Http, group: str, key: str, create_group: CreateGroup
+    ) -> None:
+        online = create_group(OfflineStoreConfig=None)
+        good = [self.entry(group, f"{key}-{number}", note="n") for number in range(9)]
+        wrong = [
+            ({"FeatureGroupName": group, "Record": record(at=T0, note="no identifier")}, "ValidationError", "identifier"),
+            (self.entry("nope", key), "ResourceNotFound", "'nope' does not exist"),
+            (self.entry("bad name!", key), "ValidationError", "FeatureGroupName"),
+            (self.entry(group, key, nope="1"), "ValidationError", "'nope'"),
+            (self.entry(group, key, count="x"), "ValidationError", "Record.count"),
+            (self.entry(group, key, members={"TargetStores": ["Nope"]}), "ValidationError", "TargetStores"),
+            (self.entry(online, key, members={"TargetStores": ["OfflineStore"]}), "ValidationError", "OnlineStore"),
+            (self.entry(group, key, members={"TtlDuration": {"Unit": "Years", "Value": 1}}), "ValidationError", "Unit"),
+            (self.entry(group, key, note="x" * 358_401), "ValidationError", "358400"),
+        ]
+        entries = [item for pair in zip(good, [entry for entry, _, _ in wrong], strict=True) for item in pair]
+        answer = runtime.batch_write_record(Entries=entries)
+        assert [(error["Entry"], error["ErrorCode"]) for error in answer["Errors"]] == [(entry, code) for entry, code, _ in wrong]
+        for error, (_, _, word) in zip(answer["Errors"], wrong, strict=True):
+            assert word in error["ErrorMessage"]
+        assert answer["UnprocessedEntries"] == []
+        for number in range(9):
+            assert read(runtime, group, f"{key}-{number}") is not None
+        assert read(runtime, group, key) is None
+        assert history(http_client, group, key) == []
+
+    def test_a_failed_entry_comes_back_byte_for_byte(self, http_client: Http, group: str, key: str) -> None:
+        entry = (
+            '{"TargetStores":["OnlineStore" , "OfflineStore"], "Unknown": {"b": 1.50, "a": null},"Record":['
+            '{"ValueAsString":"\\u00e4 \\/ ä","FeatureName":"id"},{"FeatureName":"at","ValueAsString":"never"}],'
+            f'"FeatureGroupName":"{group}"}}'
+        )
+        reply = http_client.request("POST", "/BatchWriteRecord", f'{{"Entries": [{entry}]}}')
+        assert reply.status == 200
+        assert reply.body.decode().startswith('{"Errors":[{"Entry":' + entry + ',"ErrorCode":"ValidationError","ErrorMessage":"')
+        assert reply.json["UnprocessedEntries"] == []
+
+    def test_both_lists_are_always_there(self, http_client: Http, group: str, key: str) -> None:
+        reply = http_client.request("POST", "/BatchWriteRecord", {"Entries": [self.entry(group, key)]})
+        assert (reply.status, reply.json) == (200, {"Errors": [], "UnprocessedEntries": []})
+
+    def test_ttl_of_entry_request_and_group(self, runtime: Any, key: str, create_group: CreateGroup) -> None:
+        group = create_group(OnlineStoreConfig=ONLINE | {"TtlDuration": {"Unit": "Days", "Value": 1}})
+        at = "2099-01-01T00:00:00Z"
+        own = self.entry(group, "own", at, {"TtlDuration": {"Unit": "Days", "Value": 3}})
+        runtime.batch_write_record(Entries=[own, self.entry(group, "request", at)], TtlDuration={"Unit": "Days", "Value": 2})
+        runtime.batch_write_record(Entries=[self.entry(group, "group", at)])
+        wanted = {"FeatureGroupName": group, "RecordIdentifiersValueAsString": ["own", "request", "group"]}
+        found = runtime.batch_get_record(Identifiers=[wanted], ExpirationTimeResponse="Enabled")["Records"]
+        assert [item["ExpiresAt"][:10] for item in found] == ["2099-01-04", "2099-01-03", "2099-01-02"]
+
+    def test_target_stores(self, runtime: Any, http_client: Http, group: str, key: str) -> None:
+        entries = [
+            self.entry(group, f"{key}-{stores[0]}", members={"TargetStores": stores}, note="n")
+            for stores in (["OnlineStore"], ["OfflineStore"])
+        ]
+        assert runtime.batch_write_record(Entries=entries)["Errors"] == []
+        assert read(runtime, group, f"{key}-OnlineStore") is not None
+        assert history(http_client, group, f"{key}-OnlineStore") == []
+        assert read(runtime, group, f"{key}-OfflineStore") is None
+        assert len(history(http_client, group, f"{key}-OfflineStore")) == 1
+
+    def test_one_to_25_entries(self, runtime: Any, group: str, key: str) -> None:
+        entries = [self.entry(group, f"{key}-{number}") for number in range(26)]
+        with pytest.raises(runtime.exceptions.ValidationError, match="Entries: expected 1 to 25 entries, got 26"):
+            runtime.batch_write_record(Entries=entries)
+        assert read(runtime, group, f"{key}-0") is None
+        assert runtime.batch_write_record(Entries=entries[:25])["Errors"] == []
+
+    def test_the_largest_records(self, runtime: Any, group: str, key: str) -> None:
+        text = "ä" * 179_000
+        entries = [self.entry(group, f"{key}-{number}", note=text) for number in range(25)]
+        answer = runtime.batch_write_record(Entries=entries)
+        assert (answer["Errors"], answer["UnprocessedEntries"]) == ([], [])
+        assert (read(runtime, group, f"{key}-24") or {})["note"] == text
+
+    def test_a_repeated_batch_changes_nothing_the_second_time(
+        self, runtime: Any, http_client: Http, group: str, key: str
+    ) -> None:
+        entries = [self.entry(group, key, note="n"), self.entry(group, key, note="n"), self.entry("nope", key)]
+        headers = {"amz-sdk-invocation-id": f"batch {key}"}
+        replies = [http_client.request("POST", "/BatchWriteRecord", {"Entries": entries}, headers) for _ in range(2)]
+        assert [reply.json for reply in replies] == [replies[0].json] * 2
+        assert history(http_client, group, key) == [[T0, "n", False]] * 2
+
+
+class TestListRecords:
+    @staticmethod
+    def listed(runtime: Any, group: str, **members: Any) -> list[str]:
+        pages = runtime.get_paginator("list_records").paginate(FeatureGroupName=group, **members)
+        return [identifier for page in pages for identifier in page["RecordIdentifiers"]]
+
+    @pytest.mark.parametrize("size", [1, 7, 100])
+    def test_all_pages_together_name_every_record_once(self, runtime: Any, create_group: CreateGroup, size: int) -> None:
+        group = create_group()
+        keys = [f"key-{number}" for number in range(20)]
+        for key in keys:
+            put(runtime, group, key, T0)
+        pages, token = [], None
+        while not pages or token is not None:
+            more = {} if token is None else {"NextToken": token}
+            answer = runtime.list_records(FeatureGroupName=group, MaxResults=size, **more)
+            pages.append(answer["RecordIdentifiers"])
+            token = answer.get("NextToken")
+        assert sorted(key for page in pages for key in page) == sorted(keys)
+        assert [len(page) for page in pages] == [size] * (20 // size) + ([20 % size] if 20 % size else [])
+        assert sorted(self.listed(runtime, group, PaginationConfig={"PageSize": size})) == sorted(keys)
+
+    def test_a_group_without_records(self, http_client: Http, create_group: CreateGroup) -> None:
+        reply = http_client.request("POST", f"/FeatureGroup/{create_group()}/ListRecords", "{}")
+        assert (reply.status, reply.json) == (200, {"RecordIdentifiers": []})
+
+    def test_what_is_not_live_is_left_out(self, runtime: Any, create_group: CreateGroup) -> None:
+        group = create_group()
+        for key in ("live", "soft", "hard", "expired"):
+            put(runtime, group, key, T0, members={"TtlDuration": {"Unit": "Seconds", "Value": 1}} if key == "expired" else {})
+        for key, mode in (("soft", "SoftDelete"), ("hard", "HardDelete")):
+            runtime.delete_record(FeatureGroupName=group, RecordIdentifierValueAsString=key, EventTime=T1, DeletionMode=mode)
+        put(runtime, group, "offline", T0, members={"TargetStores": ["OfflineStore"]})
+        assert self.listed(runtime, group) == ["live"]
+        assert self.listed(runtime, group, IncludeSoftDeletedRecords=False) == ["live"]
+        assert sorted(self.listed(runtime, group, IncludeSoftDeletedRecords=True)) == ["live", "soft"]
+
+    @pytest.mark.parametrize(
+        ("kind", "written"),
+        [("Integral", ["007", "+8", "-9"]), ("Fractional", ["10.0", "1e3", ".5"]), ("String", ["10.0", "a/b", "ä\n東"])],
+    )
+    def test_identifiers_are_as_they_were_written(
+        self, runtime: Any, create_group: CreateGroup, kind: str, written: list[str]
+    ) -> None:
+        group = create_group(FeatureDefinitions=definitions(id=kind, at="String"))
+        for identifier in written:
+            put(runtime, group, identifier, T0)
+        assert sorted(self.listed(runtime, group, PaginationConfig={"PageSize": 2})) == sorted(written)
+        runtime.delete_record(FeatureGroupName=group, RecordIdentifierValueAsString=written[0], EventTime=T1)
+        assert sorted(self.listed(runtime, group, IncludeSoftDeletedRecords=True)) == sorted(written)
+
+    def test_a_token_of_another_group_or_none_is_refused(self, runtime: Any, sagemaker: Any, create_group: CreateGroup) -> None:
+        group, other = create_group(), create_group()
+        for key in "ab":
+            put(runtime, group, key, T0)
+        token = runtime.list_records(FeatureGroupName=group, MaxResults=1)["NextToken"]
+        changed = token[:-2] + ("AA" if token[-2:] != "AA" else "BB")
+        for name, text in ((other, token), (group, changed), (group, "garbage"), (group, "ä"), (group, "x" * 8193)):
+            with pytest.raises(runtime.exceptions.ValidationError, match="NextToken"):
+                runtime.list_records(FeatureGroupName=name, NextToken=text)
+        sagemaker.delete_feature_group(FeatureGroupName=group)
+        create_group(FeatureGroupName=group)
+        with pytest.raises(runtime.exceptions.ValidationError, match="NextToken"):
+            runtime.list_records(FeatureGroupName=group, NextToken=token)
+
+    @pytest.mark.parametrize("count", [101, 1000])
+    def test_at_most_100_in_a_page(self, runtime: Any, group: str, count: int) -> None:
+        with pytest.raises(runtime.exceptions.ValidationError, match="MaxResults.*1 to 100"):
+            runtime.list_records(FeatureGroupName=group, MaxResults=count)
+
+    def test_groups_that_have_no_list(self, runtime: Any, sagemaker: Any, create_group: CreateGroup) -> None:
+        with pytest.raises(runtime.exceptions.ValidationError, match="online store"):
+            runtime.list_records(FeatureGroupName=create_group(OnlineStoreConfig=None))
+        with pytest.raises(runtime.exceptions.ResourceNotFound):
+            runtime.list_records(FeatureGroupName="nope")
+        group = create_group()
+        put(runtime, group, "k", T0)
+        arn = sagemaker.describe_feature_group(FeatureGroupName=group)["FeatureGroupArn"]
+        assert self.listed(runtime, arn) == ["k"]
+
+    def test_what_lives_all_the_time_is_not_missed_while_others_come_and_go(
+        self, runtime: Any, create_group: CreateGroup
+    ) -> None:
+        group = create_group()
+        lasting = {f"lasting-{number}" for number in range(120)}
+        for key in lasting:
+            put(runtime, group, key, T0)
+        done = threading.Event()
+
+        def disturb() -> int:
+            number = 0
+            while not done.is_set():
+                key = f"{'a' if number % 2 else 'lasting-5'}-{number % 17}"
+                at = format_iso(1_800_000_000_000_000 + number)
+                if number % 3:
+                    put(runtime, group, key, at)
+                else:
+                    runtime.delete_record(
+                        FeatureGroupName=group, RecordIdentifierValueAsString=key, EventTime=at, DeletionMode="HardDelete"
+                    )
+                number += 1
+            return number
+
+        with ThreadPoolExecutor(1) as pool:
+            disturbed = pool.submit(disturb)
+            try:
+                for _ in range(3):
+                    found = self.listed(runtime, group, PaginationConfig={"PageSize": 5})
+                    assert len(found) == len(set(found))
+                    assert lasting <= set(found)
+            finally:
+                done.set()
+            assert disturbed.result(30) > 10
 
 
 class TestRetries:

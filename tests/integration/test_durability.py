@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from featurestore.changelog.kafka import KafkaChangeLog
 from featurestore.changelog.kafka_client import KafkaAddress
 from featurestore.errors import SettingsInvalid, StoreUnavailable
+from featurestore.model.change import Applied, Outcome
 from featurestore.model.feature_group import Durability
+from featurestore.records import WriteRequest
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from ingest.relay import RelayWorker
@@ -74,6 +77,34 @@ def test_without_a_relay_a_write_is_online_and_not_acknowledged(tmp_path: Path, 
         store.set_durability(GROUP, Durability.ONLINE)
         put(store, 3)
         assert store.sql(f"SELECT n FROM {GROUP} ORDER BY n")["n"].to_pylist() == [1, 2, 3]
+
+
+def test_a_batch_is_acknowledged_when_kafka_has_it(tmp_path: Path, kafka_servers: str, kafka_topic: str) -> None:
+    """An answer that did not come in time is an error of the whole call; its repetition writes nothing twice."""
+    settings = Settings.load({}, home=tmp_path, kafka_bootstrap_servers=kafka_servers, kafka_topic=kafka_topic, kafka_ack_s=0.5)
+    keys = [f"p{number}" for number in range(10)]
+    batch = [WriteRequest(GROUP, [("id", key), ("t", "2024-05-01T00:00:00Z"), ("n", "1")]) for key in keys]
+    with FeatureStore(settings) as store:
+        store.create_feature_group(GROUP, record_identifier="id", event_time="t", features=FEATURES)
+        store.set_durability(GROUP, Durability.LOG)
+        with pytest.raises(StoreUnavailable, match="has not acknowledged the write"):
+            asyncio.run(store.records.batch_put(batch, write_token="the same"))
+        worker = RelayWorker(store)
+        worker.start()
+        try:
+            for _ in range(50):
+                try:
+                    answers = asyncio.run(store.records.batch_put(batch, write_token="the same"))
+                    break
+                except StoreUnavailable:
+                    continue  # the relay has just begun
+            else:
+                pytest.fail("the batch is not acknowledged although the relay runs")
+        finally:
+            worker.stop()
+        assert [answer.outcome for answer in answers if isinstance(answer, Applied)] == [Outcome.NEWEST] * 10
+        assert in_kafka(kafka_servers, kafka_topic, store.shards) == set(keys)
+        assert sorted(store.sql(f"SELECT id FROM {GROUP}")["id"].to_pylist()) == sorted(keys)
 
 
 def test_a_process_without_kafka_writes_nothing(store: FeatureStore, tmp_path: Path) -> None:

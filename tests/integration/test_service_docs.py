@@ -16,6 +16,7 @@ from api import native as native_routes
 from featurestore import errors
 from featurestore.errors import FeatureStoreError, ServiceRefused
 from featurestore.model import limits
+from featurestore.online.protocol import PAGE_LOOKED_AT_MAX
 from featurestore.settings import Settings
 from tests.integration.conftest import Http, Reply
 from tests.service import Service
@@ -78,6 +79,8 @@ def test_limits() -> None:
     mib = 1 << 20
     assert dict(row for row in table_rows(HTTP) if len(row) == 2 and row[1][:1].isdigit() and not row[1].startswith("200")) == {
         "body of a record request": f"{runtime.BODY_BYTES_MAX // mib} MiB",
+        "body of a BatchWriteRecord": f"{runtime.BATCH_BODY_BYTES_MAX // mib} MiB",
+        "group name or ARN in a record request": f"{limits.RECORD_GROUP_CHARS_MAX} characters",
         "body of a feature group request": f"{app.CONTROL_BODY_BYTES_MAX // mib} MiB",
         "body of `/v1/sql`": f"{native_routes.SQL_BODY_BYTES_MAX // mib} MiB",
         "body of `/v1/groups/{name}/erase`": f"{native_routes.ERASE_BODY_BYTES_MAX // mib} MiB",
@@ -87,6 +90,10 @@ def test_limits() -> None:
         "a record identifier": f"{limits.RECORD_IDENTIFIER_BYTES_MAX:,} bytes",
         "groups in one BatchGetRecord": f"{limits.BATCH_GET_GROUPS_MAX}",
         "identifiers per group in one BatchGetRecord": f"{limits.BATCH_GET_IDENTIFIERS_MAX}",
+        "entries of one BatchWriteRecord": f"{limits.BATCH_WRITE_ENTRIES_MAX}",
+        "features of one UpdateRecord": f"{limits.UPDATE_FEATURES_MAX}",
+        "identifiers of one page of ListRecords": f"{limits.LIST_RECORDS_MAX}",
+        "records that one page of ListRecords looks at": f"{PAGE_LOOKED_AT_MAX:,}",
         "features of a group": f"{limits.FEATURES_PER_GROUP_MAX:,}",
         "features added at once": f"{limits.FEATURE_ADDITIONS_MAX}",
         "feature groups": f"{limits.FEATURE_GROUPS_MAX:,}",

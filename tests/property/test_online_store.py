@@ -26,7 +26,7 @@ from featurestore.changelog.redis import RedisChangeLog
 from featurestore.changelog.sqlite import SqliteChangeLog
 from featurestore.keyspace.address import parse_redis_url
 from featurestore.keyspace.opening import open_keyspace
-from featurestore.model.change import OFFLINE, ONLINE, Change, LoggedChange, Op, Outcome, Stamp, shard_of
+from featurestore.model.change import OFFLINE, ONLINE, Applied, Change, LoggedChange, Op, Outcome, Stamp, shard_of, wins
 from featurestore.online.protocol import Erased, OnlineStore, RecordState
 from featurestore.online.redis import RedisOnlineStore
 from featurestore.online.sqlite import SqliteOnlineStore
@@ -120,6 +120,62 @@ class OnlineStoreMachine(RuleBasedStateMachine):
             self.graves[key] = applied.stamp.api_time_us
         elif expected is Outcome.NEWEST:
             self.held[key] = Held(event_time_us, applied.stamp.api_time_us, op is Op.PUT, values, expires_at_us)
+
+    @rule(key=KEYS, step_us=st.integers(0, 3), ttl_us=st.one_of(st.none(), st.integers(990, 1010)), stale=st.booleans())
+    def update(self, key: str, step_us: int, ttl_us: int | None, stale: bool) -> None:
+        """As UpdateRecord: read, merge, write upon what was read; or upon what was there before."""
+        (record,) = self.loop.run_until_complete(self.store.get([(1, key)]))
+        held = self.held.get(key)
+        self.count += 1
+        event_time_us = (0 if held is None else held.event_time_us) + step_us
+        values = b"%d" % self.count
+        expires_at_us = None if ttl_us is None else event_time_us + ttl_us
+        change = Change(1, 1, key, event_time_us, Op.PUT, ONLINE | OFFLINE, expires_at_us, values, b"%016d" % self.count)
+        read_us = 0 if record is None else record.api_time_us - stale
+        applied = self.loop.run_until_complete(self.store.apply_upon(change, read_us))
+        if record is None or stale:
+            assert applied == Applied(Outcome.SUPERSEDED, None)
+            return
+        assert applied.outcome is Outcome.NEWEST
+        assert applied.stamp is not None
+        assert self.loop.run_until_complete(self.store.apply_upon(change, read_us)) == applied
+        self.logged[applied.stamp.shard].append(values)
+        self.held[key] = Held(event_time_us, applied.stamp.api_time_us, True, values, expires_at_us)
+
+    @rule(rows=st.lists(st.tuples(KEYS, TIMES_US, st.sampled_from([Op.PUT, Op.SOFT_DELETE])), min_size=1, max_size=5))
+    def apply_each(self, rows: list[tuple[str, int, Op]]) -> None:
+        changes = []
+        for key, event_time_us, op in rows:
+            self.count += 1
+            changes.append(Change(1, 1, key, event_time_us, op, ONLINE | OFFLINE, None, b"%d" % self.count))
+        applied = self.loop.run_until_complete(self.store.apply_each(changes))
+        for change, answer in zip(changes, applied, strict=True):
+            assert isinstance(answer, Applied)
+            assert answer.stamp is not None
+            self.logged[answer.stamp.shard].append(change.values)
+            held = self.held.get(change.record_id)
+            outcome = wins(change, None if held is None else held.event_time_us)
+            assert answer.outcome is outcome
+            if outcome is Outcome.NEWEST:
+                live = change.op is Op.PUT
+                self.held[change.record_id] = Held(change.event_time_us, answer.stamp.api_time_us, live, change.values, None)
+
+    @rule(records_max=st.integers(1, 4), deleted=st.booleans())
+    def list_records(self, records_max: int, deleted: bool) -> None:
+        found: list[tuple[str, bytes | None]] = []
+        place, pages = None, 0
+        while pages == 0 or place is not None:
+            page = self.loop.run_until_complete(self.store.page(1, place, records_max, deleted=deleted, values=True))
+            assert len(page.records) <= records_max
+            found += page.records
+            place, pages = page.end, pages + 1
+            assert pages <= 4
+        expected = {
+            key: held.values
+            for key, held in self.held.items()
+            if (held.live and (held.expires_at_us is None or held.expires_at_us > self.now_us)) or (deleted and not held.live)
+        }
+        assert sorted(found) == sorted(expected.items())
 
     @rule(key=KEYS, event_time_us=TIMES_US, op=st.sampled_from([Op.PUT, Op.PUT, Op.SOFT_DELETE, Op.HARD_DELETE]))
     def reserve(self, key: str, event_time_us: int, op: Op) -> None:
