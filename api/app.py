@@ -17,7 +17,7 @@ from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api import native, openapi
+from api import athena, native, openapi
 from api.control_plane import ControlPlane
 from api.runtime import Runtime
 from api.s3 import S3
@@ -95,6 +95,7 @@ def _foreign_host(scope: Scope, hosts: frozenset[bytes]) -> str | None:
 
 def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
     control = ControlPlane(store)
+    queries = athena.Athena(store)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -144,7 +145,8 @@ def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
         identifier = request_id()
         try:
             body = await native.sized_body(request, CONTROL_BODY_BYTES_MAX)
-            answer = await run_in_threadpool(control.call, target, body)
+            api = queries if target.startswith(athena.TARGET_PREFIX) else control
+            answer = await run_in_threadpool(api.call, target, body)
         except ValidationFailed as error:
             answer = json_11_error(error)
         except ClientDisconnect:

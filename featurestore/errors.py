@@ -26,6 +26,7 @@
             QueryRefused          not a single SELECT over the allowed tables
             QueryFailed           the engine rejected or aborted it
             QueryTimeout          the deadline passed
+            QueryStopped          somebody stopped it
             QueryTooLarge         the result passed its row or byte cap
         ServiceRefused            a service that was called over HTTP answered with an error; carries that error's code
 
@@ -319,6 +320,13 @@ class QueryTimeout(QueryError):
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         super().__init__(f"the query was stopped after {timeout_s:g} s")
+
+
+class QueryStopped(QueryError):
+    """The statement was stopped by whoever asked for it."""
+
+    def __init__(self) -> None:
+        super().__init__("the query was stopped")
 
 
 class QueryTooLarge(QueryError):

@@ -163,6 +163,16 @@ class Settings(BaseModel):
     query_threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads of the query engine. Default: all cores."
     )
+    athena_timeout_s: float = Field(
+        1800.0, gt=0, description="Deadline of one query execution of the Athena API, from its start to its last row."
+    )
+    athena_running_max: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="Query executions of the Athena API that one process runs at a time, each with the memory and threads of "
+        "a query; further ones are QUEUED.",
+    )
     access_log: bool = Field(False, description="Log one line per request.")
 
     @classmethod

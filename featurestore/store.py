@@ -20,6 +20,10 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featurestore.athena.catalog import Catalog
+from featurestore.athena.executions import SqlExecutions
+from featurestore.athena.service import AthenaLimits, AthenaQueries
+from featurestore.athena.tables import SqlTables
 from featurestore.audit import Auditor, AuditReport
 from featurestore.batch_ingest import BatchIngest, IngestReport
 from featurestore.buckets.opening import open_buckets
@@ -217,6 +221,19 @@ class FeatureStore:
             self.online, self.offline, log_beyond_table or self._changes, self._engine, self.shards, self._loop.run
         )
         self._streaming = StreamWriter(self.groups, self.online, acknowledged)
+        tables = SqlTables(registry)
+        identity = registry.identity()
+        self.athena = AthenaQueries(
+            SqlExecutions(registry, self.owner),
+            tables,
+            Catalog(registry, self.feature_groups, tables),
+            reader=self._reader,
+            sandbox=self._sandbox,
+            buckets=self.buckets,
+            default_output=f"s3://aws-athena-query-results-{identity.account_id}-{identity.region}",
+            refresh=self.flush,
+            limits=AthenaLimits(settings.athena_running_max, settings.athena_timeout_s),
+        )
         self._drain_lock = threading.Lock()
         self._closed = False
         try:
@@ -236,6 +253,7 @@ class FeatureStore:
         if self._closed:
             return
         self._closed = True
+        self.athena.close()
         try:
             if flush:
                 self.flush()

@@ -103,6 +103,17 @@ class OfflineReader:
         """See `FeatureStore.sql`."""
         return self._sandbox.run(statement, lambda names: self._relations(names, as_of_us), timeout_s=timeout_s)
 
+    def history(self, group: FeatureGroup) -> tuple[Sight, int]:
+        """All rows of a group in the newest version of its table, and the size of the files they are in.
+
+        Raises:
+            ValidationFailed: the group has no offline store.
+            StoreUnavailable
+        """
+        version = self._version(group)
+        entries = files_in_sight(version, None)
+        return self._sight(group, version, entries, None), sum(entry.bytes for entry in entries)
+
     def _spine(self, spine: object, as_of_us: int | None) -> pa.Table:
         if isinstance(spine, Path):
             try:

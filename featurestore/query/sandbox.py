@@ -38,7 +38,16 @@ from typing import Final, Self, TypeVar
 import msgspec
 import pyarrow as pa
 
-from featurestore.errors import FileVanished, QueryError, QueryFailed, QueryRefused, QueryTimeout, QueryTooLarge, StoreUnavailable
+from featurestore.errors import (
+    FileVanished,
+    QueryError,
+    QueryFailed,
+    QueryRefused,
+    QueryStopped,
+    QueryTimeout,
+    QueryTooLarge,
+    StoreUnavailable,
+)
 from featurestore.query import sandbox_child as child
 from featurestore.query.replan import replanned
 from featurestore.temporary import PrivateDirectory
@@ -89,7 +98,7 @@ class View:
     """One relation a statement may read.
 
     Attributes:
-        schema: `history` or `latest`; unqualified names mean `history`.
+        schema: `history` or `latest`, or another that a translated statement names; unqualified names mean `history`.
         name: the feature group, hyphens and capitals allowed.
         sql: its definition. Trusted: it comes from our own planner.
     """
@@ -106,11 +115,13 @@ class Relations:
     Attributes:
         views: one for each name. Different views of names that differ in case alone can't stand in one statement, since
             the engine ignores case; the same view may come twice.
-        files: absolute paths of the Parquet files that may be opened, spelled as in the views.
+        files: absolute paths of the files that may be opened, spelled as in the views.
+        settings: of the engine, by name; what the statement's dialect needs. Trusted, as the views are.
     """
 
     views: tuple[View, ...]
     files: tuple[str, ...]
+    settings: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +154,54 @@ class SandboxLimits:
 
 
 Resolve = Callable[[Sequence[TableName]], Relations]
+
+
+class Stop:
+    """Ends one statement from another thread, also one that has not begun."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kill: Callable[[], None] | None = None
+        self.wanted = False
+
+    def stop(self) -> None:
+        """The statement raises QueryStopped, now or when it begins. Repeating it is harmless."""
+        with self._lock:
+            self.wanted = True
+            if self._kill is not None:
+                self._kill()
+
+    @contextlib.contextmanager
+    def ending(self, kill: Callable[[], None]) -> Iterator[None]:
+        """Within, `stop` calls `kill`; at once if it has been called."""
+        with self._lock:
+            self._kill = kill
+            if self.wanted:
+                kill()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._kill = None
+
+
+class ResultStream:
+    """The rows of one statement as they come.
+
+    Attributes:
+        schema: of the batches, as Arrow has it.
+        engine_types: the engine's own names of the columns' types.
+        batches: to be taken once, in order, while the statement's context is open. Raises what `Sandbox.run` raises.
+    """
+
+    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        sent = (schema.metadata or {}).get(child.ENGINE_TYPES, b"[]")
+        self.engine_types = tuple(_decoded(pa.py_buffer(sent), list[str]))
+        if len(self.engine_types) != len(schema):
+            raise QueryFailed("the query process sent something that can't be read")
+        self.schema = schema.remove_metadata()
+        self.batches = batches
+
 
 _T = TypeVar("_T")
 
@@ -190,18 +249,38 @@ class Sandbox:
             StoreUnavailable: no child could be started, or the sandbox was closed.
         """
         deadline = _Deadline(self._limits.timeout_s if timeout_s is None else timeout_s)
-        try:
-            size = len(statement.encode())
-        except UnicodeEncodeError:
-            raise QueryRefused("the statement is not valid Unicode") from None
-        if size > STATEMENT_BYTES_MAX:
-            raise QueryRefused(f"the statement has {size} bytes; at most {STATEMENT_BYTES_MAX} are allowed")
+        _require_statement(statement)
         return replanned(lambda: self._answer(statement, resolve, deadline))
+
+    @contextlib.contextmanager
+    def stream(self, statement: str, resolve: Resolve, *, timeout_s: float, stop: Stop | None = None) -> Iterator[ResultStream]:
+        """Answer one statement batch by batch, without an end to its rows: neither this process nor the child holds them all.
+
+        Not begun again when a file is gone: the caller does that, as it knows what has become of the batches it took.
+
+        Args:
+            statement, resolve: as for `run`.
+            timeout_s: from the call to the last batch, what the caller does between them included.
+            stop: ends it from another thread.
+
+        Raises: here and while batches are taken, as `run` apart from QueryTooLarge, which one batch alone can be; and
+            QueryStopped: `stop` was called.
+        """
+        deadline = _Deadline(timeout_s)
+        _require_statement(statement)
+        with self._child(deadline) as running, (stop or Stop()).ending(running.kill):
+            try:
+                yield _converse(running, statement, resolve, self._limits, deadline).stream()
+            except _Ended as ended:
+                self._refuse_closed()
+                if stop is not None and stop.wanted:
+                    raise QueryStopped from ended
+                raise QueryFailed(running.explain_end()) from ended
 
     def _answer(self, statement: str, resolve: Resolve, deadline: _Deadline) -> pa.Table:
         with self._child(deadline) as running:
             try:
-                return _converse(running, statement, resolve, self._limits, deadline)
+                return _converse(running, statement, resolve, self._limits, deadline).table()
             except _Ended as ended:
                 self._refuse_closed()
                 raise QueryFailed(running.explain_end()) from ended
@@ -310,7 +389,17 @@ def _end_unclaimed(starting: Future[_Child]) -> None:
         starting.result().end()
 
 
-def _converse(running: _Child, statement: str, resolve: Resolve, limits: SandboxLimits, deadline: _Deadline) -> pa.Table:
+def _require_statement(statement: str) -> None:
+    try:
+        size = len(statement.encode())
+    except UnicodeEncodeError:
+        raise QueryRefused("the statement is not valid Unicode") from None
+    if size > STATEMENT_BYTES_MAX:
+        raise QueryRefused(f"the statement has {size} bytes; at most {STATEMENT_BYTES_MAX} are allowed")
+
+
+def _converse(running: _Child, statement: str, resolve: Resolve, limits: SandboxLimits, deadline: _Deadline) -> _Result:
+    """Bring the child to the point where rows come."""
     asked = {
         "text": statement,
         "limits": {
@@ -329,9 +418,10 @@ def _converse(running: _Child, statement: str, resolve: Resolve, limits: Sandbox
         if not NAME.fullmatch(name.name) or not NAME.fullmatch(name.schema or child.DEFAULT_SCHEMA):
             raise QueryRefused(f"{_spelled(name)!r} can't be the name of a feature group; {child.ALLOWED}")
     relations = resolve(names) if names else Relations((), ())
-    answer = {"views": _answered(names, relations), "files": relations.files}
+    answer = {"views": _answered(names, relations), "files": relations.files, "settings": relations.settings}
     running.send(child.RELATIONS, answer, deadline)
-    return result.table(relations.files)
+    result.files = relations.files
+    return result
 
 
 def _answered(names: Sequence[TableName], relations: Relations) -> list[tuple[str, str, str]]:
@@ -559,7 +649,8 @@ class _Result:
         self._running = running
         self._limits = limits
         self._deadline = deadline
-        self._files: tuple[str, ...] = ()
+        self.files: tuple[str, ...] = ()
+        """Those that the statement reads."""
         self._bytes_left = limits.bytes_max
         self._frame = pa.py_buffer(b"")
 
@@ -567,24 +658,37 @@ class _Result:
         """The names of the statement, each once."""
         return _decoded(self._receive(child.TABLES), list[tuple[str | None, str]])
 
-    def table(self, files: tuple[str, ...]) -> pa.Table:
-        """The rows; `files` are those that the statement reads."""
-        self._files = files
+    def table(self) -> pa.Table:
+        """All rows, within the limits of a result."""
+        stream = self.stream(whole=True)
         rows = 0
         batches = []
-        try:
-            with pa.ipc.open_stream(self) as stream:
-                for batch in stream:
-                    rows += batch.num_rows
-                    if rows > self._limits.rows_max:
-                        raise QueryTooLarge("rows", self._limits.rows_max)
-                    # Offsets and text that point elsewhere would be read out of bounds by whoever uses the table.
-                    batch.validate(full=True)
-                    batches.append(batch)
-                self._receive(child.DONE)
-                return pa.Table.from_batches(batches, stream.schema)
-        except (pa.ArrowException, OSError) as error:
-            raise QueryFailed(f"the query process sent something that can't be read; cast unusual types ({error})") from error
+        for batch in stream.batches:
+            rows += batch.num_rows
+            if rows > self._limits.rows_max:
+                raise QueryTooLarge("rows", self._limits.rows_max)
+            batches.append(batch)
+        return pa.Table.from_batches(batches, stream.schema)
+
+    def stream(self, *, whole: bool = False) -> ResultStream:
+        """The rows as they come. `bytes_max` is the limit of each batch or, if `whole`, of all together."""
+        with _unreadable():
+            reader = pa.ipc.open_stream(self)
+        return ResultStream(reader.schema, self._batches(reader, whole))
+
+    def _batches(self, reader: pa.RecordBatchStreamReader, whole: bool) -> Iterator[pa.RecordBatch]:
+        while True:
+            if not whole:
+                self._bytes_left = self._limits.bytes_max
+            with _unreadable():
+                try:
+                    batch = reader.read_next_batch()
+                except StopIteration:
+                    self._receive(child.DONE)
+                    return
+                # Offsets and text that point elsewhere would be read out of bounds by whoever uses the table.
+                batch.validate(full=True)
+            yield batch.replace_schema_metadata(None)
 
     def read(self, size: int) -> pa.Buffer:
         """For pyarrow: the next bytes of the Arrow stream."""
@@ -614,13 +718,21 @@ class _Result:
             return QueryRefused(failure.message)
         if failure.kind == child.LATE:
             return self._deadline.passed()
-        if not all(map(os.path.exists, self._files)):
+        if not all(map(os.path.exists, self.files)):
             return FileVanished("query")
         if failure.kind == child.UNREADABLE:
             # The message is about our own SQL: parts of a path can be left of it that `_without_paths` doesn't know.
             _log.error("a feature group can't be read by SQL: %s", failure.message)
             return QueryFailed("a feature group that the query names can't be read")
-        return QueryFailed(_without_paths(failure.message, self._files))
+        return QueryFailed(_without_paths(failure.message, self.files))
+
+
+@contextlib.contextmanager
+def _unreadable() -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise QueryFailed(f"the query process sent something that can't be read; cast unusual types ({error})") from error
 
 
 def _without_paths(message: str, files: Sequence[str]) -> str:

@@ -69,6 +69,12 @@ DEFAULT_SCHEMA: Final = "history"
 BATCH_ROWS: Final = 8192
 """Rows of one Arrow batch: 4 engine vectors, 160 MiB for the widest group there may be (2500 doubles)."""
 
+BATCH_BYTES: Final = 16 << 20
+"""Batches larger than this are sent in parts, for a parent that handles them one by one."""
+
+ENGINE_TYPES: Final = b"engine_types"
+"""Key of the result's schema metadata: JSON list of the engine's names of the columns' types, of which Arrow has fewer."""
+
 MESSAGE_CHARS_MAX: Final = 2000
 """Longest message of the engine that is passed on."""
 
@@ -365,7 +371,11 @@ class Limits(NamedTuple):
 
 
 def lock_engine(
-    engine: duckdb.DuckDBPyConnection, limits: Limits, files: Sequence[str], views: Sequence[tuple[str, str, str]]
+    engine: duckdb.DuckDBPyConnection,
+    limits: Limits,
+    files: Sequence[str],
+    views: Sequence[tuple[str, str, str]],
+    settings: Sequence[tuple[str, bool]] = (),
 ) -> None:
     """Make the views (schema, name, sql) and close the engine to everything but `files`, for good.
 
@@ -380,6 +390,7 @@ def lock_engine(
         ("TimeZone", "UTC"),
         ("allowed_paths", list(files)),
         ("enable_external_access", False),
+        *settings,
     ):
         engine.execute(f"SET {name} = {_literal(value)}")
     for schema in {DEFAULT_SCHEMA, *(schema for schema, _, _ in views)}:
@@ -465,7 +476,7 @@ class Channel:
         threading.Thread(target=lambda: (os.read(self._source, 1), os._exit(0)), daemon=True).start()
 
 
-def stream(reader: pa.RecordBatchReader, send: Callable[[bytes, memoryview], None]) -> None:
+def stream(reader: pa.RecordBatchReader, types: bytes, send: Callable[[bytes, memoryview], None]) -> None:
     """Send a result as one Arrow IPC stream, cut at batches."""
     sink = io.BytesIO()
 
@@ -475,10 +486,12 @@ def stream(reader: pa.RecordBatchReader, send: Callable[[bytes, memoryview], Non
         sink.seek(0)
         sink.truncate()
 
-    with pa.ipc.new_stream(sink, reader.schema) as writer:
+    with pa.ipc.new_stream(sink, reader.schema.with_metadata({ENGINE_TYPES: types})) as writer:
         for batch in reader:
-            writer.write_batch(batch)
-            flush()
+            rows = max(1, batch.num_rows * BATCH_BYTES // max(BATCH_BYTES, batch.nbytes))
+            for start in range(0, max(1, batch.num_rows), rows):
+                writer.write_batch(batch.slice(start, rows))
+                flush()
     flush()
 
 
@@ -494,12 +507,13 @@ def answer(channel: Channel, gate: Gate, engine: duckdb.DuckDBPyConnection, dire
     try:
         os_limits.forbid_reads(files, directory)
         channel.exit_with_parent()
-        lock_engine(engine, limits, files, relations["views"])
+        lock_engine(engine, limits, files, relations["views"], relations["settings"])
     except (duckdb.Error, OSError) as error:
         fail(channel, UNREADABLE, error)
         return
-    reader = engine.sql(statement.sql).to_arrow_reader(BATCH_ROWS)
-    stream(reader, channel.send)
+    result = engine.sql(statement.sql)
+    types = json.dumps([str(kind) for kind in result.types]).encode()
+    stream(result.to_arrow_reader(BATCH_ROWS), types, channel.send)
     channel.send(DONE)
 
 

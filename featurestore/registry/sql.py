@@ -82,6 +82,26 @@ worker_table: Final = sa.Table(
     sa.Column("expires_at_us", sa.BigInteger, nullable=False),
 )
 """See `registry.leases`: who asks for a share of the parts."""
+execution_table: Final = sa.Table(
+    "athena_execution",
+    _metadata,
+    sa.Column("execution_id", sa.Text, primary_key=True),
+    sa.Column("token", sa.Text, unique=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("submitted_at_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("lease_expires_at_us", sa.BigInteger, nullable=False),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+)
+"""See `athena.executions`."""
+external_table: Final = sa.Table(
+    "athena_table",
+    _metadata,
+    sa.Column("database_name", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("document", sa.LargeBinary, nullable=False),
+)
+"""See `athena.tables`."""
 _SORT_COLUMN: Final = {
     GroupSort.NAME: _groups.c.name,
     GroupSort.STATUS: _groups.c.status,
@@ -356,6 +376,10 @@ class SqlRegistry:
     def transaction(self) -> AbstractContextManager[sa.Connection]:
         """A writing transaction on the registry's database, for what else lives there. Raises StoreUnavailable."""
         return self._write()
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """A reading transaction on it. Raises StoreUnavailable."""
+        return self._read()
 
     def _read(self) -> _Transaction:
         return _Transaction(self._engine, write=False)

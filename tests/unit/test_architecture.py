@@ -30,6 +30,7 @@ FLOORS = {
     "featurestore.audit": 5,
     "featurestore.rebuild": 5,
     "featurestore.streaming": 5,
+    "featurestore.athena": 5,
     "featurestore.store": 6,
     "featurestore.client": 7,
     "featurestore": 8,
