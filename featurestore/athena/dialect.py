@@ -15,6 +15,7 @@ from sqlglot.dialects.trino import Trino
 from sqlglot.errors import ErrorLevel, ParseError, SqlglotError, TokenError
 from sqlglot.generators.duckdb import DuckDBGenerator
 from sqlglot.parsers.trino import TrinoParser
+from sqlglot.tokens import Token
 
 from featurestore.athena import functions
 from featurestore.athena.functions import Untranslatable
@@ -156,6 +157,18 @@ def parse(text: str) -> list[exp.Expr | None]:
         raise SyntaxFault(str(error)) from error
     except RecursionError as error:
         raise SyntaxFault("the statement is nested too deeply") from error
+
+
+def tokens(text: str) -> list[Token]:
+    """The words of a text.
+
+    Raises:
+        SyntaxFault
+    """
+    try:
+        return list(AthenaSelect().tokenize(text))
+    except TokenError as error:
+        raise SyntaxFault(str(error)) from error
 
 
 class SyntaxFault(Exception):

@@ -107,7 +107,7 @@ _made(2, 2, "map_agg", lambda a: f"map_from_entries(list(struct_pack(k := {a[0]}
 _same(0, 0, "row_number rank dense_rank percent_rank cume_dist")
 _same(1, 1, "ntile first_value last_value")
 _same(1, 3, "lag lead")
-_same(2, 2, "nth_value")
+_same(2, 2, "nth_value listagg")
 _same(1, MANY, "grouping")
 
 # conditions -------------------------------------------------------------------------------------------------------------
@@ -356,8 +356,8 @@ _made(
     2,
     "json_size",
     lambda a: (
-        f"(CASE json_type({a[0]}, {_json_path(a[1])}) WHEN 'OBJECT' THEN len(json_keys({a[0]}, {_json_path(a[1])})) "
-        f"WHEN 'ARRAY' THEN json_array_length({a[0]}, {_json_path(a[1])}) ELSE 0 * len({a[0]}) END)"
+        f"CAST(CASE json_type({a[0]}, {_json_path(a[1])}) WHEN 'OBJECT' THEN len(json_keys({a[0]}, {_json_path(a[1])})) "
+        f"WHEN 'ARRAY' THEN json_array_length({a[0]}, {_json_path(a[1])}) ELSE 0 * length({a[0]}) END AS BIGINT)"
     ),
 )
 

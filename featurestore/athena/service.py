@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import logging
+import re
 import threading
 import time
 import uuid
@@ -180,7 +181,7 @@ class AthenaQueries:
                 self._stops[execution_id] = Stop()
                 self._waiting.append(execution)
                 self._hire()
-                self._lock.notify()
+                self._lock.notify_all()  # the thread that renews leases waits there as well
         return kept
 
     def get(self, execution_id: str) -> Execution:
@@ -355,7 +356,7 @@ class AthenaQueries:
         def answered(names: Sequence[TableName]) -> Relations:
             return relations
 
-        with self._sandbox.stream(translated.sql, answered, timeout_s=left_s, stop=stop) as stream:
+        with self._sandbox.stream(translated.sql, answered, timeout_s=left_s, settings=DIALECT_SETTINGS, stop=stop) as stream:
             columns = result_columns(stream)
             self._buckets.put(bucket, key, csv_chunks(stream, written), content_type="text/csv")
         self._buckets.put(bucket, f"{key}.metadata", [metadata_json(columns)], content_type="application/json")
@@ -385,7 +386,7 @@ class AthenaQueries:
             views.append(View(SCHEMA, f"t{place}", sql))
             files += paths
             size += table_bytes
-        return Relations(tuple(views), tuple(dict.fromkeys(files)), DIALECT_SETTINGS), size
+        return Relations(tuple(views), tuple(dict.fromkeys(files))), size
 
     def _external_files(self, table: ExternalTable) -> tuple[list[str], int]:
         keys: list[str] = []
@@ -451,6 +452,10 @@ class AthenaQueries:
         return lines
 
 
+_NO_COLUMN: Final = re.compile(r'Column "(.+?)" referenced that exists in the SELECT|Referenced column "(.+?)" not found')
+"""What the engine says of a column that is not there, in the first form because of a name that translation has given."""
+
+
 def _is_select(kind: StatementType, query: str) -> bool:
     return kind is StatementType.DML or statements.words_of(query)[0] == "EXPLAIN"
 
@@ -466,6 +471,8 @@ def _failure(error: QueryInvalid | FeatureStoreError) -> Failure:
     if isinstance(error, FeatureStoreError) and error.code == "InternalFailure":
         return INTERNAL
     message = str(error).partition("\n\nLINE ")[0].strip()[:REASON_CHARS_MAX]
+    if found := _NO_COLUMN.search(message):
+        return Failure(f"COLUMN_NOT_FOUND: Column '{found[1] or found[2]}' cannot be resolved", ErrorCategory.USER)
     if isinstance(error, StoreUnavailable):
         return Failure(f"SERVICE_UNAVAILABLE: {message}", ErrorCategory.SYSTEM, retryable=True)
     if isinstance(error, QueryFailed | QueryRefused):

@@ -97,14 +97,16 @@ def _parsed(text: str) -> exp.Query:
     if len(found) != 1:
         raise QueryInvalid("SYNTAX_ERROR", f"expected one statement, got {len(found)}")
     tree = found[0]
-    if not isinstance(tree, exp.Query):
+    if isinstance(tree, exp.DDL | exp.DML | exp.Command) and not isinstance(tree, exp.Query):
         raise QueryInvalid("NOT_SUPPORTED", f"expected a SELECT, got {type(tree).__name__.upper()}")
+    if not isinstance(tree, exp.Query):
+        raise QueryInvalid("SYNTAX_ERROR", f"line 1:1: expected a statement, got {text.split(maxsplit=1)[0][:80]!r}")
     return tree
 
 
 def _apart(text: str) -> str:
     """The statement with _JOINED_WORDS as two words, wherever it is a word of its own."""
-    for token in reversed(AthenaSelect().tokenize(text)):
+    for token in reversed(dialect.tokens(text)):
         if token.text == _JOINED_WORDS and text[token.start : token.end + 1] == _JOINED_WORDS:
             text = f"{text[: token.start]}is_deleted AND{text[token.end + 1 :]}"
     return text

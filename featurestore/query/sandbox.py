@@ -116,12 +116,10 @@ class Relations:
         views: one for each name. Different views of names that differ in case alone can't stand in one statement, since
             the engine ignores case; the same view may come twice.
         files: absolute paths of the files that may be opened, spelled as in the views.
-        settings: of the engine, by name; what the statement's dialect needs. Trusted, as the views are.
     """
 
     views: tuple[View, ...]
     files: tuple[str, ...]
-    settings: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +152,7 @@ class SandboxLimits:
 
 
 Resolve = Callable[[Sequence[TableName]], Relations]
+Settings = Sequence[tuple[str, bool]]
 
 
 class Stop:
@@ -253,7 +252,15 @@ class Sandbox:
         return replanned(lambda: self._answer(statement, resolve, deadline))
 
     @contextlib.contextmanager
-    def stream(self, statement: str, resolve: Resolve, *, timeout_s: float, stop: Stop | None = None) -> Iterator[ResultStream]:
+    def stream(
+        self,
+        statement: str,
+        resolve: Resolve,
+        *,
+        timeout_s: float,
+        settings: Settings = (),
+        stop: Stop | None = None,
+    ) -> Iterator[ResultStream]:
         """Answer one statement batch by batch, without an end to its rows: neither this process nor the child holds them all.
 
         Not begun again when a file is gone: the caller does that, as it knows what has become of the batches it took.
@@ -261,6 +268,7 @@ class Sandbox:
         Args:
             statement, resolve: as for `run`.
             timeout_s: from the call to the last batch, what the caller does between them included.
+            settings: of the engine, by name; what the statement's dialect needs. Trusted, as views are.
             stop: ends it from another thread.
 
         Raises: here and while batches are taken, as `run` apart from QueryTooLarge, which one batch alone can be; and
@@ -270,7 +278,7 @@ class Sandbox:
         _require_statement(statement)
         with self._child(deadline) as running, (stop or Stop()).ending(running.kill):
             try:
-                yield _converse(running, statement, resolve, self._limits, deadline).stream()
+                yield _converse(running, statement, resolve, self._limits, deadline, settings).stream()
             except _Ended as ended:
                 self._refuse_closed()
                 if stop is not None and stop.wanted:
@@ -398,7 +406,14 @@ def _require_statement(statement: str) -> None:
         raise QueryRefused(f"the statement has {size} bytes; at most {STATEMENT_BYTES_MAX} are allowed")
 
 
-def _converse(running: _Child, statement: str, resolve: Resolve, limits: SandboxLimits, deadline: _Deadline) -> _Result:
+def _converse(
+    running: _Child,
+    statement: str,
+    resolve: Resolve,
+    limits: SandboxLimits,
+    deadline: _Deadline,
+    settings: Settings = (),
+) -> _Result:
     """Bring the child to the point where rows come."""
     asked = {
         "text": statement,
@@ -418,7 +433,7 @@ def _converse(running: _Child, statement: str, resolve: Resolve, limits: Sandbox
         if not NAME.fullmatch(name.name) or not NAME.fullmatch(name.schema or child.DEFAULT_SCHEMA):
             raise QueryRefused(f"{_spelled(name)!r} can't be the name of a feature group; {child.ALLOWED}")
     relations = resolve(names) if names else Relations((), ())
-    answer = {"views": _answered(names, relations), "files": relations.files, "settings": relations.settings}
+    answer = {"views": _answered(names, relations), "files": relations.files, "settings": settings}
     running.send(child.RELATIONS, answer, deadline)
     result.files = relations.files
     return result
