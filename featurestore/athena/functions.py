@@ -107,7 +107,8 @@ _made(2, 2, "map_agg", lambda a: f"map_from_entries(list(struct_pack(k := {a[0]}
 _same(0, 0, "row_number rank dense_rank percent_rank cume_dist")
 _same(1, 1, "ntile first_value last_value")
 _same(1, 3, "lag lead")
-_same(2, 2, "nth_value listagg")
+_same(2, 2, "nth_value")
+_same(1, 2, "listagg")
 _same(1, MANY, "grouping")
 
 # conditions -------------------------------------------------------------------------------------------------------------
