@@ -387,6 +387,7 @@ def lock_engine(
         ("max_temp_directory_size", f"{limits.temp_bytes}B"),
         ("max_execution_time", max(1, int(limits.timeout_s * 1000))),
         ("catalog_error_max_schemas", 0),
+        ("enable_progress_bar", False),
         ("TimeZone", "UTC"),
         ("allowed_paths", list(files)),
         ("enable_external_access", False),

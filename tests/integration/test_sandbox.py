@@ -26,12 +26,13 @@ from featurestore.errors import (
     FeatureGroupNotFound,
     QueryFailed,
     QueryRefused,
+    QueryStopped,
     QueryTimeout,
     QueryTooLarge,
     StoreUnavailable,
 )
 from featurestore.query import sandbox_child
-from featurestore.query.sandbox import Relations, Sandbox, SandboxLimits, TableName, View
+from featurestore.query.sandbox import Relations, Sandbox, SandboxLimits, Stop, TableName, View
 
 REPOSITORY = Path(__file__).parents[2]
 LINUX = sys.platform.startswith("linux")
@@ -1111,3 +1112,54 @@ def test_resource_limits_hold(prisoner: dict[str, object]) -> None:
     assert (prisoner["core"], prisoner["cpu"]) == (0, 15)
     if LINUX:
         assert prisoner["memory"] == "MemoryError"
+
+
+# results batch by batch -------------------------------------------------------------------------------------------------
+
+
+def test_a_stream_has_no_limit_of_rows(tmp_path: Path, planner: Planner) -> None:
+    limits = SandboxLimits(rows_max=10, bytes_max=1 << 20)
+    with Sandbox(limits, tmp_path) as sandbox:
+        with sandbox.stream("SELECT x, sum(x) OVER () AS s FROM range(300000) t(x)", no_tables, timeout_s=60) as stream:
+            assert stream.schema.names == ["x", "s"]
+            assert stream.engine_types == ("BIGINT", "HUGEINT")
+            assert sum(batch.num_rows for batch in stream.batches) == 300_000
+        with sandbox.stream('SELECT * FROM "my-group" WHERE false', planner, timeout_s=60) as stream:
+            assert [batch.num_rows for batch in stream.batches] == [0] * 0
+            assert stream.schema.names == ["id", "event_time", "value"]
+        with pytest.raises(QueryTooLarge), sandbox.stream("SELECT repeat('x', 2 << 20)", no_tables, timeout_s=60) as stream:
+            list(stream.batches)
+
+
+def test_a_stream_sends_wide_batches_in_parts(sandbox: Sandbox) -> None:
+    with sandbox.stream("SELECT repeat('x', 100000) FROM range(1000)", no_tables, timeout_s=60) as stream:
+        sizes = [batch.nbytes for batch in stream.batches]
+    assert max(sizes) <= sandbox_child.BATCH_BYTES * 1.1
+    assert sum(sizes) >= 100_000_000
+
+
+def test_settings_of_a_dialect(sandbox: Sandbox) -> None:
+    for division, expected in ((True, "3"), (False, "3.5")):
+        settings = (("integer_division", division),)
+        with sandbox.stream("SELECT (7 / 2)::VARCHAR", no_tables, timeout_s=60, settings=settings) as stream:
+            (batch,) = stream.batches
+            assert batch[0].to_pylist() == [expected]
+
+
+def test_a_stream_that_is_stopped(sandbox: Sandbox) -> None:
+    stop = Stop()
+    threading.Timer(0.3, stop.stop).start()
+    with pytest.raises(QueryStopped), sandbox.stream(ENDLESS, no_tables, timeout_s=60, stop=stop) as stream:
+        list(stream.batches)
+    with pytest.raises(QueryStopped), sandbox.stream("SELECT 1", no_tables, timeout_s=60, stop=stop) as stream:
+        list(stream.batches)
+
+
+def test_the_error_of_whoever_takes_a_stream_is_their_own(sandbox: Sandbox) -> None:
+    with pytest.raises(OSError, match="disk"), sandbox.stream("SELECT 1", no_tables, timeout_s=60):
+        raise OSError("disk")
+
+
+def test_a_stream_has_a_deadline(sandbox: Sandbox) -> None:
+    with pytest.raises(QueryTimeout), sandbox.stream(ENDLESS, no_tables, timeout_s=1) as stream:
+        list(stream.batches)
