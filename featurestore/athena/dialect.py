@@ -7,6 +7,8 @@ sqlglot would also translate functions, but by name and without knowing types. H
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Final
 
 from sqlglot import exp
@@ -15,7 +17,7 @@ from sqlglot.dialects.trino import Trino
 from sqlglot.errors import ErrorLevel, ParseError, SqlglotError, TokenError
 from sqlglot.generators.duckdb import DuckDBGenerator
 from sqlglot.parsers.trino import TrinoParser
-from sqlglot.tokens import Token
+from sqlglot.tokenizer_core import Token, TokenType
 
 from featurestore.athena import functions
 from featurestore.athena.functions import Untranslatable
@@ -53,7 +55,7 @@ class AthenaEngine(DuckDB):
             ordered = any(isinstance(argument, exp.Order | exp.Distinct) for argument in expression.expressions)
             if (attached or ordered) and not known.pure:
                 raise Untranslatable(f"function {name!r} takes no FILTER, OVER, DISTINCT or ORDER BY here")
-            written = known.render(arguments)
+            written = _bounded(known.render(arguments))
             if known.keeps_date and is_date(expression):
                 return f"CAST({written} AS DATE)"
             return written
@@ -73,10 +75,11 @@ class AthenaEngine(DuckDB):
                 return str(super().cast_sql(exp.Cast(this=operand, to=kind), safe_prefix))
             if kind.is_type(*exp.DataType.INTEGER_TYPES) and not isinstance(operand, exp.Literal):
                 # A half goes away from zero, where DuckDB would take the even neighbour.
-                plain, value = super().cast_sql(expression, safe_prefix), self.sql(operand)
-                number = exp.DataType.build("DOUBLE")
-                rounded = f"{safe_prefix or ''}CAST(round(CAST({value} AS {self.sql(number)})) AS {self.sql(kind)})"
-                return f"CASE WHEN typeof({value}) IN ('DOUBLE', 'FLOAT') THEN {rounded} ELSE {plain} END"
+                cast, value, integer = f"{safe_prefix or ''}CAST", self.sql(operand), self.sql(kind)
+                rounded = f"{cast}(round(CAST({value} AS DOUBLE)) AS {integer})"
+                return _bounded(
+                    f"CASE WHEN typeof({value}) IN ('DOUBLE', 'FLOAT') THEN {rounded} ELSE {cast}({value} AS {integer}) END"
+                )
             if kind.is_type(exp.DType.TIMESTAMP) and text:
                 # The literal's digits say its precision; a time is as precise as it can be here.
                 return f"CAST({self.sql(operand)} AS TIMESTAMP)"
@@ -105,6 +108,12 @@ class AthenaEngine(DuckDB):
             # Integers divide to an integer: the engine is told so (DIALECT_SETTINGS).
             return str(self.binary(expression, "/"))
 
+
+NESTING_MAX: Final = 500
+SUBSCRIPTS_MAX: Final = 30
+PARSE_WORK_MAX: Final = 20_000
+"""Each unit is about 0.2 ms: 14 levels of one array, or 10,000 arrays side by side."""
+WRITTEN_CHARS_MAX: Final = 1 << 20
 
 DIALECT_SETTINGS: Final = (("integer_division", True),)
 """What a translated statement needs of the engine."""
@@ -146,15 +155,15 @@ def parse(text: str) -> list[exp.Expr | None]:
     Raises:
         SyntaxFault
     """
+    found = tokens(text)
+    require_bounded(found)
     try:
-        return list(AthenaSelect().parse(text, error_level=ErrorLevel.RAISE))
+        return list(AthenaSelect().parser(error_level=ErrorLevel.RAISE).parse(found, text))
     except ParseError as error:
         fault = error.errors[0] if error.errors else {}
         where = f"line {fault['line']}:{fault['col']}: " if fault.get("line") else ""
         near = f" near {fault['highlight']!r}" if fault.get("highlight") else ""
         raise SyntaxFault(f"{where}{str(fault.get('description') or 'not a statement').rstrip('.')}{near}") from error
-    except TokenError as error:
-        raise SyntaxFault(str(error)) from error
     except RecursionError as error:
         raise SyntaxFault("the statement is nested too deeply") from error
 
@@ -173,6 +182,36 @@ def tokens(text: str) -> list[Token]:
 
 class SyntaxFault(Exception):
     """The text is not SQL; the message says where."""
+
+
+def require_bounded(found: Sequence[Token]) -> None:
+    """Refuse what the parser would take minutes for: it tries an array, a row and whatever begins with the name of a type in
+    several ways, each of which tries what is within in several ways; and a chain of subscripts takes it cubic time.
+
+    Raises:
+        SyntaxFault
+    """
+    costly: list[bool] = []
+    work, chain = 0, 0
+    for before, token in pairwise([None, *found]):
+        if token is None:
+            continue
+        if token.token_type in (TokenType.L_PAREN, TokenType.L_BRACKET):
+            subscript = token.token_type is TokenType.L_BRACKET
+            costly.append(subscript or (before is not None and before.token_type in AthenaSelect.Parser.TYPE_TOKENS))
+            chain = chain + 1 if subscript and before is not None and before.token_type is TokenType.R_BRACKET else 0
+            work += 1 << sum(costly) if costly[-1] else 0
+        elif token.token_type in (TokenType.R_PAREN, TokenType.R_BRACKET) and costly:
+            costly.pop()
+        if work > PARSE_WORK_MAX or chain > SUBSCRIPTS_MAX or len(costly) > NESTING_MAX:
+            raise SyntaxFault(f"line {token.line}:{token.col}: the statement is nested too deeply")
+
+
+def _bounded(written: str) -> str:
+    """Arguments that are written several times grow with every level."""
+    if len(written) > WRITTEN_CHARS_MAX:
+        raise Untranslatable("the statement is too long when it is translated; nest fewer functions")
+    return written
 
 
 def write(tree: exp.Expr) -> str:

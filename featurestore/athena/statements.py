@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.hive import Hive
-from sqlglot.errors import SqlglotError
+from sqlglot.errors import ParseError, SqlglotError
+from sqlglot.tokenizer_core import TokenType
 
+from featurestore.athena.dialect import SyntaxFault, require_bounded
 from featurestore.athena.tables import TYPES, ExternalColumn, ExternalTable
 from featurestore.athena.translate import CATALOG, QueryInvalid, TableRef
 from featurestore.errors import ValidationFailed
@@ -141,9 +142,15 @@ def command(text: str, database: str, now_us: int) -> Command:
             "SHOW COLUMNS, SHOW DATABASES, DESCRIBE or MSCK REPAIR TABLE",
         )
     try:
-        trees = [tree for tree in sqlglot.parse(text, dialect=Hive) if tree is not None]
+        tokens = Hive().tokenize(text)
+        require_bounded(tokens)
+        if any(token.token_type is TokenType.LT for token in tokens):
+            raise QueryInvalid("NOT_SUPPORTED", f"columns of arrays, maps and structs; expected a type of {', '.join(TYPES)}")
+        trees = [tree for tree in Hive().parser().parse(tokens, text) if tree is not None]
+    except SyntaxFault as error:
+        raise QueryInvalid("SYNTAX_ERROR", str(error)) from error
     except (SqlglotError, RecursionError) as error:
-        detail = error.errors[0] if isinstance(error, sqlglot.ParseError) and error.errors else {}
+        detail = error.errors[0] if isinstance(error, ParseError) and error.errors else {}
         where = f"line {detail.get('line')}:{detail.get('col')}: " if detail else ""
         raise QueryInvalid("SYNTAX_ERROR", f"{where}{detail.get('description', 'not a statement')}") from error
     if len(trees) != 1:

@@ -79,6 +79,8 @@ def translate(text: str, database: str, *, catalog: str = CATALOG, parameters: S
         sql = dialect.write(tree)
     except Untranslatable as error:
         raise QueryInvalid("NOT_SUPPORTED", str(error)) from error
+    except RecursionError as error:
+        raise QueryInvalid("SYNTAX_ERROR", "the statement is nested too deeply") from error
     return Translated(f"EXPLAIN {sql}" if explain else sql, tables)
 
 

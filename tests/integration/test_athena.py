@@ -239,7 +239,10 @@ def test_an_external_table_is_read_as_it_is_declared(athena: Any, buckets: Bucke
         ("CREATE TABLE x AS SELECT 1", "NOT_SUPPORTED"),
         ("CREATE EXTERNAL TABLE t (x INT) LOCATION 's3://bucket/x'", "OpenCSVSerde"),
         (f"CREATE EXTERNAL TABLE t (x INT) {SERDE} LOCATION '/etc'", "LOCATION: expected a location s3://bucket/prefix"),
-        (f"CREATE EXTERNAL TABLE t (x ARRAY<INT>) {SERDE} LOCATION 's3://bucket/x'", "column 'x': expected a type"),
+        (f"CREATE EXTERNAL TABLE t (x ARRAY<INT>) {SERDE} LOCATION 's3://bucket/x'", "columns of arrays, maps and structs"),
+        (f"CREATE EXTERNAL TABLE t (x TINYINT) {SERDE} LOCATION 's3://bucket/x'", "column 'x': expected a type"),
+        ("CREATE EXTERNAL TABLE t (x " + "ARRAY<" * 60 + "INT" + ">" * 60 + ")", "columns of arrays"),
+        ("DROP TABLE " + "[" * 10_000, "nested too deeply"),
         ("/**/" * 60_000 + "1", "SYNTAX_ERROR"),
     ],
 )

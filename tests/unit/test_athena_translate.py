@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -401,6 +402,36 @@ def test_refusal(statement: str, message: str) -> None:
     with pytest.raises(QueryInvalid) as caught:
         translate(statement, "db")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "nested",
+    [
+        ("array[", "1", "]"),
+        ("row(", "1", ")"),
+        ("date(", "x", ")"),
+        ("map(array[1], ", "x", ")"),
+        ("array[row(", "1", ")]"),
+        ("cast(", "x", " as bigint)"),
+        ("greatest(1, ", "x", ")"),
+        ("(1, ", "x", ")"),
+        ("", "x", "[1]"),
+        ("transform(x, y -> ", "y", ")"),
+        ("case when ", "true", " then true end"),
+    ],
+    ids=lambda nested: nested[0] + nested[2],
+)
+@pytest.mark.parametrize("levels", [40, 400, 10_000])
+def test_nothing_can_be_nested_until_translation_hangs(nested: tuple[str, str, str], levels: int) -> None:
+    """Each of these would take minutes, or the memory of the machine, at 40 levels or at some more."""
+    before, middle, after = nested
+    with contextlib.suppress(QueryInvalid):
+        assert len(translate(f"SELECT {before * levels}{middle}{after * levels}", "db").sql) < 2 << 20
+
+
+def test_unions_without_end() -> None:
+    with pytest.raises(QueryInvalid, match="nested too deeply"):
+        translate(" UNION ALL ".join(["SELECT 1"] * 10_000), "db")
 
 
 @pytest.mark.parametrize("parameter", ["", "x", "1; SELECT 2", "1, 2", "(SELECT 1)", "1 FROM t", "count(*)", "'a' AS b"])
