@@ -32,10 +32,10 @@ LIST_TABLES_MAX: Final = 50
 ENGINE: Final = {"SelectedEngineVersion": "AUTO", "EffectiveEngineVersion": "Athena engine version 3"}
 
 _T = TypeVar("_T")
-_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+_Id = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,128}$")]
 _Token = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 _WorkGroup = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9._-]{1,128}$")]
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]{1,255}$")]
 
 
 class _Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ class ResultConfiguration(_Shape, frozen=True):
 
 class StartQueryExecution(_Shape, frozen=True):
     QueryString: str
-    ClientRequestToken: Annotated[str, msgspec.Meta(min_length=32, max_length=128)] | None = None
+    ClientRequestToken: Annotated[str, msgspec.Meta(pattern=r"^[^\x00]{32,128}$")] | None = None
     QueryExecutionContext: QueryExecutionContext | None = None
     ResultConfiguration: ResultConfiguration | None = None
     WorkGroup: _WorkGroup = WORKGROUP

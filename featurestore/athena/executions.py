@@ -153,26 +153,26 @@ class SqlExecutions:
             ValidationFailed: that one asked for something else.
         """
         with self._registry.transaction() as connection:
-            if token is not None:
-                row = connection.execute(
-                    sa.select(execution_table.c.document).where(execution_table.c.token == token)
-                ).one_or_none()
-                if row is not None:
-                    earlier = _decode(row.document)
-                    if replace(earlier.request, output="") != replace(execution.request, output=""):
-                        raise ValidationFailed.one("ClientRequestToken", "a token that no other query was started with", token)
-                    return earlier
-            connection.execute(
-                execution_table.insert().values(
-                    execution_id=execution.execution_id,
-                    token=token,
-                    state=execution.state.value,
-                    submitted_at_us=execution.submitted_at_us,
-                    owner=self._owner,
-                    lease_expires_at_us=self._clock_us() + self._lease_us,
-                    document=msgspec.json.encode(execution),
-                )
+            statement = execution_table.insert().values(
+                execution_id=execution.execution_id,
+                token=token,
+                state=execution.state.value,
+                submitted_at_us=execution.submitted_at_us,
+                owner=self._owner,
+                lease_expires_at_us=self._clock_us() + self._lease_us,
+                document=msgspec.json.encode(execution),
             )
+            try:
+                with connection.begin_nested():
+                    connection.execute(statement)
+            except sa.exc.IntegrityError:
+                same = execution_table.c.token == token
+                earlier = _decode(connection.execute(sa.select(execution_table.c.document).where(same)).scalar_one())
+                if replace(earlier.request, output="") != replace(execution.request, output=""):
+                    raise ValidationFailed.one(
+                        "ClientRequestToken", "a token that no other query was started with", token
+                    ) from None
+                return earlier
             self._forget_oldest(connection)
         return execution
 

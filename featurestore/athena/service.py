@@ -156,8 +156,10 @@ class AthenaQueries:
             StoreUnavailable
         """
         size = len(query.encode(errors="surrogatepass"))
-        if not query.strip() or size > STATEMENT_BYTES_MAX:
-            raise ValidationFailed.one("QueryString", f"a statement of 1 to {STATEMENT_BYTES_MAX} bytes", f"{size} bytes")
+        if not query.strip() or size > STATEMENT_BYTES_MAX or "\0" in query:
+            raise ValidationFailed.one(
+                "QueryString", f"a statement of 1 to {STATEMENT_BYTES_MAX} bytes, without NUL", f"{size} bytes"
+            )
         folder = (output_location or self.default_output).rstrip("/")
         split_location(folder, "ResultConfiguration.OutputLocation")
         execution_id, kind = str(uuid.uuid4()), type_of(query)

@@ -132,9 +132,18 @@ class SqlTables:
                 raise QueryInvalid("TABLE_ALREADY_EXISTS", f"Table {table.database}.{table.name} already exists")
             if connection.execute(sa.select(sa.func.count()).select_from(external_table)).scalar_one() >= TABLES_MAX:
                 raise QueryInvalid("TOO_MANY_TABLES", f"there are {TABLES_MAX} external tables; drop some")
-            connection.execute(
-                external_table.insert().values(database_name=table.database, name=table.name, document=msgspec.json.encode(table))
-            )
+            try:
+                self._insert(connection, table)
+            except sa.exc.IntegrityError as error:  # another process was first
+                if if_not_exists:
+                    return
+                raise QueryInvalid("TABLE_ALREADY_EXISTS", f"Table {table.database}.{table.name} already exists") from error
+
+    @staticmethod
+    def _insert(connection: sa.Connection, table: ExternalTable) -> None:
+        values = {"database_name": table.database, "name": table.name, "document": msgspec.json.encode(table)}
+        with connection.begin_nested():
+            connection.execute(external_table.insert().values(**values))
 
     def drop(self, ref: TableRef) -> bool:
         """Forget a table; its files stay. Whether there was one."""

@@ -1,18 +1,13 @@
-"""What becomes of query executions whose process is killed, and of those that several processes share."""
+"""What becomes of queries whose process is killed or stopped, and of those that another process stops."""
 
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
-import pytest
 
-from featurestore.athena.executions import DIED, Execution, ExecutionState, Request, SqlExecutions
-from featurestore.athena.statements import StatementType
 from featurestore.registry.protocol import WantedIdentity
 from featurestore.registry.sql import SqlRegistry, execution_table
 from tests.service import Service
@@ -47,62 +42,6 @@ def let_leases_run_out(home: Path) -> None:
     with registry.transaction() as connection:
         connection.execute(execution_table.update().values(lease_expires_at_us=0))
     registry.close()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_us = 1_000_000
-
-    def __call__(self) -> int:
-        return self.now_us
-
-
-def execution(submitted_at_us: int, query: str = "SELECT 1") -> Execution:
-    execution_id = str(uuid.uuid4())
-    request = Request(query, "db", "AwsDataCatalog", f"s3://bucket/{execution_id}")
-    return Execution(execution_id, request, StatementType.DML, ExecutionState.QUEUED, submitted_at_us, f"{request.output}.csv")
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[SqlRegistry]:
-    registry = SqlRegistry(f"sqlite:///{tmp_path / 'registry.db'}", WantedIdentity())
-    yield registry
-    registry.close()
-
-
-def test_executions_of_a_process_that_died_fail_after_their_lease(registry: SqlRegistry) -> None:
-    clock = Clock()
-    dead = SqlExecutions(registry, "dead", lease_s=30, clock_us=clock)
-    alive = SqlExecutions(registry, "alive", lease_s=30, clock_us=clock)
-    queued, running, other = (dead.add(execution(n), None) for n in range(3))
-    assert dead.change(running.execution_id, lambda found: found) is not None
-    mine = alive.add(execution(3), None)
-    clock.now_us += 29_000_000
-    assert alive.get(queued.execution_id).state is ExecutionState.QUEUED
-    assert alive.renew() == {mine.execution_id}
-    clock.now_us += 2_000_000
-    assert alive.get(queued.execution_id).state is ExecutionState.FAILED
-    assert alive.get(running.execution_id).failure == DIED
-    assert [found.state for found in alive.page("primary", after=None, limit=9)] == [
-        ExecutionState.QUEUED,
-        *[ExecutionState.FAILED] * 3,
-    ]
-    # It was not dead but slow: what it has now is nobody's.
-    assert dead.renew() == frozenset()
-    assert dead.change(other.execution_id, lambda found: found.ended(ExecutionState.SUCCEEDED, 1)) is None
-    assert alive.get(other.execution_id).state is ExecutionState.FAILED
-
-
-def test_the_oldest_that_have_ended_are_forgotten(registry: SqlRegistry) -> None:
-    executions = SqlExecutions(registry, "one", kept_max=3)
-    kept = [executions.add(execution(n, f"SELECT {n}"), f"token-{n}" * 6) for n in range(3)]
-    executions.cancel(kept[1].execution_id)
-    kept.append(executions.add(execution(3), None))
-    assert [found.execution_id for found in executions.page("primary", after=None, limit=9)] == [
-        kept[n].execution_id for n in (3, 2, 0)
-    ]
-    again = executions.add(execution(4, "SELECT 1"), "token-1" * 6)
-    assert again.request.query == "SELECT 1"
 
 
 def test_a_killed_service_leaves_no_query_running(tmp_path: Path, clean_environment: None) -> None:
