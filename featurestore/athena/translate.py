@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sqlglot import exp
+from sqlglot.tokenizer_core import TokenType
 
 from featurestore.athena import dialect
 from featurestore.athena.dialect import AthenaSelect, SyntaxFault
@@ -88,6 +89,8 @@ _EXPLAIN: Final = re.compile(r"\s*EXPLAIN\s+(?!\()(?!ANALYZE\b)", re.IGNORECASE)
 
 
 def _parsed(text: str) -> exp.Query:
+    if _DATASET.match(text):
+        text = _with_quoted_names(text)
     try:
         trees = dialect.parse(text)
     except SyntaxFault as fault:
@@ -104,6 +107,31 @@ def _parsed(text: str) -> exp.Query:
     if not isinstance(tree, exp.Query):
         raise QueryInvalid("SYNTAX_ERROR", f"line 1:1: expected a statement, got {text.split(maxsplit=1)[0][:80]!r}")
     return tree
+
+
+_DATASET: Final = re.compile(r"\s*WITH fg_base AS \(")
+"""How a statement of the SDKs' dataset builder begins."""
+
+
+def _with_quoted_names(text: str) -> str:
+    """A dataset's statement with quotes around features that it names with a hyphen and without them: it names each of them
+    quoted as well, and has no subtractions.
+    """
+    try:
+        tokens = dialect.tokens(text)
+    except SyntaxFault:
+        return text  # whoever parses it says so
+    bare = {token.start for token in tokens if token.token_type not in (TokenType.IDENTIFIER, TokenType.STRING)}
+    quoted = {token.text for token in tokens if token.token_type is TokenType.IDENTIFIER and "-" in token.text}
+    pieces, written = [], 0
+    for found in _HYPHENATED.finditer(text):
+        if found[0] in quoted and found.start() in bare:
+            pieces += [text[written : found.start()], f'"{found[0]}"']
+            written = found.end()
+    return "".join([*pieces, text[written:]])
+
+
+_HYPHENATED: Final = re.compile(r"[A-Za-z0-9_]++(?:-++[A-Za-z0-9_]++)++")
 
 
 def _apart(text: str) -> str:

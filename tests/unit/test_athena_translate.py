@@ -440,6 +440,17 @@ def test_a_parameter_is_a_literal(parameter: str) -> None:
         translate("SELECT ?", "db", parameters=[parameter])
 
 
+def test_features_with_hyphens_that_a_client_does_not_quote(engine: duckdb.DuckDBPyConnection) -> None:
+    """The SDKs quote them in the inner parts of a dataset's statement and not in the outer ones."""
+    engine.execute('CREATE OR REPLACE TABLE athena.t0 AS SELECT 7 AS "my-feature-2", 1 AS "an-id", 5 AS my, 2 AS feature')
+    inner = (
+        'SELECT table_base."an-id", table_base."my-feature-2" FROM "db"."t" table_base WHERE table_base."my-feature-2" - 6 > 0'
+    )
+    outer = "SELECT an-id, my-feature-2, 'an-id' AS note\nFROM (\nSELECT fg_base.an-id, fg_base.my-feature-2\nFROM fg_base\n)"
+    assert answer(engine, f"WITH fg_base AS ({inner})\n{outer}").to_pylist() == [{"an-id": 1, "my-feature-2": 7, "note": "an-id"}]
+    assert answer(engine, 'SELECT my-feature AS x, "my-feature-2" FROM t').to_pylist() == [{"x": 3, "my-feature-2": 7}]
+
+
 def test_words_that_a_client_joins_are_taken_apart() -> None:
     """SDK 3.27 sends `WHERE is_deletedAND ...`; within texts and quoted names the word stays."""
     sql = translate("SELECT 'is_deletedAND' FROM t WHERE is_deletedAND \"is_deletedAND\" > 1", "db").sql
