@@ -604,7 +604,7 @@ CONTROL = [
             "SageMaker.Nope",
             "SageMaker.",
             "CreateFeatureGroup",
-            "AmazonAthena.StartQueryExecution",
+            "AmazonAthena.Nope",
             "sagemaker.ListFeatureGroups",
         )
     ),
