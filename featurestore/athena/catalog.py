@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from featurestore.athena.tables import ExternalTable, SqlTables
 from featurestore.athena.translate import QueryInvalid, TableRef
 from featurestore.engine import identifier
-from featurestore.model.feature_group import FeatureGroup, FeatureType, TableFormat
+from featurestore.model.feature_group import FeatureGroup, FeatureType, GroupStatus, TableFormat
 from featurestore.offline import schema
 from featurestore.query.sight import Sight
 
@@ -140,7 +140,9 @@ class Catalog:
                 found: dict[TableRef, list[FeatureGroup]] = {}
                 for group in self._list_groups():
                     offline = group.offline
-                    if offline is not None and offline.data_catalog is not None:
+                    # A group that could not be created is one that names another's table.
+                    failed = group.status is GroupStatus.CREATE_FAILED
+                    if offline is not None and offline.data_catalog is not None and not failed:
                         catalog = offline.data_catalog
                         found.setdefault(TableRef(catalog.database.lower(), catalog.table_name.lower()), []).append(group)
                 self._known = (version, found)

@@ -13,9 +13,9 @@ from featurestore.athena.tables import ExternalColumn, ExternalTable, SqlTables
 from featurestore.athena.translate import QueryInvalid, TableRef
 from featurestore.errors import ValidationFailed
 from featurestore.registry.sql import SqlRegistry, execution_table, external_table
-from tests.contract.test_registry import Opener, opener, postgres_url
+from tests.contract.test_registry import Opener, opener
 
-__all__ = ["opener", "postgres_url"]  # fixtures of this module too
+__all__ = ["opener"]  # a fixture of this module too
 
 
 class Clock:

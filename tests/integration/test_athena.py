@@ -168,6 +168,17 @@ def test_acknowledged_writes_are_seen_at_once(
     assert rows(athena, succeed(athena, f"SELECT count(*) FROM {table}")) == [["_col0"], ["1"]]
 
 
+def test_a_table_is_that_of_the_group_that_was_first(athena: Any, sagemaker: Any, create_group: Callable[..., str]) -> None:
+    table = f"table_{uuid.uuid4().hex[:8]}"
+    catalog = {"TableName": table, "Catalog": "AwsDataCatalog", "Database": "of_our_own"}
+    offline = {"S3StorageConfig": {"S3Uri": "s3://test-bucket/prefix"}, "DataCatalogConfig": catalog}
+    for status in ("Created", "CreateFailed"):
+        group = create_group(OfflineStoreConfig=offline)
+        assert sagemaker.describe_feature_group(FeatureGroupName=group)["FeatureGroupStatus"] == status
+    assert rows(athena, succeed(athena, f"SELECT count(*) FROM of_our_own.{table}")) == [["_col0"], ["0"]]
+    assert [table] in rows(athena, succeed(athena, "SHOW TABLES", QueryExecutionContext={"Database": "of_our_own"}))
+
+
 def test_a_result_larger_than_a_page(athena: Any, buckets: Buckets) -> None:
     statement = "SELECT x, if(x % 3 = 0, null, if(x % 3 = 1, '', 'a\n\"b\",')) FROM UNNEST(sequence(1, 25000)) AS t (x)"
     execution = succeed(athena, statement)
