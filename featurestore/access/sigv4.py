@@ -375,9 +375,10 @@ def s3_payload_hash(signature: Signature) -> str:
 def unverified_payload(request: Request) -> RequestPayload:
     """What a request says of its body, for a service without keys: framing and hash are honoured, signatures are not checked."""
     found = next((value for name, value in request.headers if name == b"x-amz-content-sha256"), UNSIGNED_PAYLOAD.encode())
-    word = found.decode("latin-1")
-    known = word.startswith("STREAMING-") or _HEX_256.fullmatch(found) is not None
-    return RequestPayload(word if known else UNSIGNED_PAYLOAD)
+    if found.startswith(b"STREAMING-"):
+        return RequestPayload(found.decode("latin-1"))
+    digest = found.lower()
+    return RequestPayload(digest.decode() if _HEX_256.fullmatch(digest) else UNSIGNED_PAYLOAD)
 
 
 def canonical_request(request: Request, signed_headers: Sequence[bytes], payload_hash: str, *, s3: bool) -> bytes:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pyarrow as pa
 import pytest
 from botocore.config import Config
@@ -200,6 +201,28 @@ def test_boto3_goes_on_after_a_refused_upload(service: Service) -> None:
     assert codes == ["SignatureDoesNotMatch"] * 3
 
 
+def test_objects_and_presigned_urls(service: Service) -> None:
+    v4 = boto3.session.Session(ROOT.access_key_id, ROOT.secret_access_key, region_name="us-east-1")
+    s3 = v4.client("s3", endpoint_url=service.url, config=Config(signature_version="s3v4"))
+    s3.create_bucket(Bucket="bucket")
+    place = {"Bucket": "bucket", "Key": "a b/ü+(1)~'!.csv"}
+    s3.put_object(**place, Body=b"hello")
+    assert s3.get_object(**place)["Body"].read() == b"hello"
+    assert [item["Key"] for item in s3.list_objects_v2(Bucket="bucket", Prefix="a b/ü+")["Contents"]] == [place["Key"]]
+    with httpx.Client(trust_env=False) as anybody:
+        put = s3.generate_presigned_url("put_object", Params=place, ExpiresIn=60)
+        assert anybody.put(put, content=b"presigned").status_code == 200
+        get = s3.generate_presigned_url(
+            "get_object", Params=place | {"ResponseContentType": "text/csv; charset=utf-8"}, ExpiresIn=60
+        )
+        answer = anybody.get(get)
+        assert (answer.content, answer.headers["content-type"]) == (b"presigned", "text/csv; charset=utf-8")
+        assert anybody.delete(get).status_code == 403
+        assert anybody.get(get.replace("text%2Fcsv", "text%2Fxml")).status_code == 403
+    assert s3.delete_objects(Bucket="bucket", Delete={"Objects": [{"Key": place["Key"]}]})["Deleted"]
+    s3.close()
+
+
 class TestChanges:
     def test_another_process_sees_a_key_come_and_go(self, service: Service, home: Path, group: str) -> None:
         key = created(home, "coming", "read")
@@ -380,6 +403,10 @@ class TestTls:
             runtime = client("sagemaker-featurestore-runtime", url, session, verify=str(cert))
             asked = {"FeatureGroupName": "nobody", "RecordIdentifierValueAsString": "k"}
             assert code_of(runtime.get_record, **asked) == "ResourceNotFound"
+            s3 = client("s3", url, session, verify=str(cert))  # over TLS it sends chunks without signatures
+            s3.create_bucket(Bucket="bucket")
+            s3.put_object(Bucket="bucket", Key="a b/ü+(1).csv", Body=io.BytesIO(b"hello" * 1000))
+            assert s3.get_object(Bucket="bucket", Key="a b/ü+(1).csv")["Body"].read() == b"hello" * 1000
             wrong = Credentials(ROOT.access_key_id, "another")
             assert code_of(client("sts", url, wrong, verify=str(cert)).get_caller_identity) == "SignatureDoesNotMatch"
             monkeypatch.setenv("SSL_CERT_FILE", str(cert))
