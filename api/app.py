@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final, Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -17,20 +17,24 @@ from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from api import athena, native, openapi
+from api import athena, control_plane, native, openapi, sts
 from api.control_plane import ControlPlane
+from api.door import SAGEMAKER, Admitted, Api, ClientGone, Door, api_of, target_of
 from api.runtime import Runtime
 from api.s3 import S3
-from api.s3_body import UnsignedPayload
+from api.s3_xml import error_answer
+from api.sts import Sts
 from api.wire import (
-    AccessForbidden,
     Answer,
     Receive,
     Scope,
     Send,
     UnknownOperation,
     json_11_error,
+    query_error,
+    read_body,
     request_id,
+    require_declared_size,
     rest_error,
     send_answer,
 )
@@ -39,17 +43,25 @@ from featurestore.store import FeatureStore
 
 _log: Final = logging.getLogger(__name__)
 
-CONTROL_BODY_BYTES_MAX: Final = 8 << 20
+
+class JsonService(Protocol):
+    """A service of the JSON 1.1 protocol."""
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Names of the operations."""
+
+    def call(self, target: str, body: bytes) -> Answer:
+        """Carry out one request; blocks. Raises our own failures only."""
 
 
 class Service:
-    """Sends record requests straight to the runtime API and everything else to FastAPI.
+    """One listener for every API: lets a request in, then hands it to whoever answers it.
 
     Args:
         store: open for as long as the service runs; closed by whoever opened it.
         ready: says why the service should get no traffic now, or None when it may.
-        hosts: names that requests may call the service by, lower case and without port; None allows any. A service that
-            trusts whoever reaches it over the loopback must not answer a web page whose own host name was pointed there.
+        hosts: as for `Door`: the names of a service on loopback, or None elsewhere.
     """
 
     def __init__(
@@ -61,42 +73,101 @@ class Service:
     ) -> None:
         self._runtime = Runtime(store.records)
         self._s3 = S3(store.buckets, region=store.registry.identity().region)
+        self._sts = Sts(store.registry.identity())
+        # Services of the JSON 1.1 protocol by the prefix of their targets: what requests are signed for, and who answers.
+        self._json_11: dict[str, tuple[str, JsonService]] = {
+            control_plane.TARGET_PREFIX: (SAGEMAKER, ControlPlane(store)),
+            athena.TARGET_PREFIX: (athena.SIGNING_NAME, athena.Athena(store)),
+        }
         self._web = _web(store, ready)
-        self._hosts = hosts
+        services = {prefix: service for prefix, (service, _) in self._json_11.items()}
+        self._door = Door(store.keys.read, hosts=hosts, services=services, body_bytes_max=store.settings.body_bytes_max)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._web(scope, receive, send)
-        elif self._hosts is not None and (host := _foreign_host(scope, self._hosts)) is not None:
-            names = b", ".join(sorted(self._hosts)).decode()
-            refusal = AccessForbidden(f"Host: expected one of {names}, got {host!r}")
-            await send_answer(send, rest_error(refusal), request_id(), head=scope["method"] == "HEAD")
-        elif Runtime.owns(scope["path"]):
-            await self._runtime(scope, receive, send)
-        elif S3.owns(scope):
-            await self._s3(scope, receive, send, _unsigned(scope))
-        else:
-            await self._web(scope, receive, send)
+            return
+        if any(name == b"expect" for name, _ in scope["headers"]):
+            receive, send = _closing_unread(receive, send)
+        api = api_of(scope)
+        try:
+            admitted = await self._door.admit(api, scope, receive)
+        except ClientGone:
+            return
+        except Exception as error:
+            await self._refuse(api, scope, send, error, request_id())
+            return
+        match api:
+            case Api.RUNTIME:
+                await self._runtime(scope, admitted.receive, send)
+            case Api.JSON_11 | Api.STS:
+                await self._answer(api, scope, admitted, send)
+            case Api.S3:
+                assert admitted.payload is not None, "the door says it of every request to S3"
+                await self._s3(scope, admitted.receive, send, admitted.payload)
+            case _:
+                await self._web(scope, admitted.receive, send)
+
+    async def _answer(self, api: Api, scope: Scope, admitted: Admitted, send: Send) -> None:
+        """Operations that take their whole body and answer at once."""
+        identifier = request_id()
+        try:
+            body = admitted.body
+            if body is None:
+                bytes_max = self._door.body_bytes_max(api, scope["path"])
+                require_declared_size(scope["headers"], bytes_max)
+                body = await read_body(admitted.receive, bytes_max)
+            if body is None:
+                return
+            if api is Api.STS:
+                answer = self._sts.call(admitted.caller, body or scope["query_string"], identifier)
+            else:
+                target = target_of(scope)
+                _, service = self._json_11.get(target.prefix, self._json_11[control_plane.TARGET_PREFIX])
+                answer = await run_in_threadpool(service.call, target.prefix + target.operation, body)
+        except Exception as error:
+            await self._refuse(api, scope, send, error, identifier)
+            return
+        await send_answer(send, answer, identifier, head=scope["method"] == "HEAD")
+
+    async def _refuse(self, api: Api, scope: Scope, send: Send, error: Exception, identifier: bytes) -> None:
+        """Send an error in the form of the API. What we did not foresee is the contract's 500, and the log has the rest."""
+        if not isinstance(error, FeatureStoreError) or error.code == "InternalFailure":
+            _log.error("request %s (%s %s) failed", identifier.decode(), scope["method"], scope["path"], exc_info=error)
+            error = FeatureStoreError()
+        match api:
+            case Api.JSON_11:
+                answer = json_11_error(error)
+            case Api.STS:
+                answer = query_error(error, identifier, sts.NAMESPACE)
+            case Api.S3:
+                answer = error_answer(error, scope["path"], identifier)
+            case _:
+                answer = rest_error(error)
+        await send_answer(send, answer, identifier, head=scope["method"] == "HEAD")
 
 
-def _unsigned(scope: Scope) -> UnsignedPayload:
-    said = next((value for name, value in scope["headers"] if name == b"x-amz-content-sha256"), b"")
-    return UnsignedPayload(said.decode("latin-1"))
+def _closing_unread(receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """Close the connection behind an answer that comes before the body was asked for.
 
+    A client with `Expect: 100-continue` does not send its body then; what it sends next would be taken for it.
+    """
+    asked = False
 
-def _foreign_host(scope: Scope, hosts: frozenset[bytes]) -> str | None:
-    """The Host header if it names none of `hosts`; browsers always send one."""
-    for name, value in scope["headers"]:
-        if name == b"host":
-            host: bytes = value if value.endswith(b"]") else value.rpartition(b":")[0] or value
-            return None if host.lower() in hosts else value.decode("latin-1")
-    return None
+    async def receiving() -> MutableMapping[str, Any]:
+        nonlocal asked
+        asked = True
+        return await receive()
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start" and not asked:
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await send(message)
+
+    return receiving, sending
 
 
 def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
-    control = ControlPlane(store)
-    queries = athena.Athena(store)
-
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gc.freeze()  # what exists by now lives as long as the process: the collector need not look at it again
@@ -138,23 +209,6 @@ def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
             except (StoreUnavailable, TimeoutError) as error:
                 reason = str(error) or "the stores did not answer within 5 s"
         return JSONResponse({"status": "not ready", "reason": reason}, status_code=503)
-
-    @app.post("/", include_in_schema=False)
-    async def control_plane(request: Request) -> Response:
-        target = request.headers.get("x-amz-target", "")
-        identifier = request_id()
-        try:
-            body = await native.sized_body(request, CONTROL_BODY_BYTES_MAX)
-            api = queries if target.startswith(athena.TARGET_PREFIX) else control
-            answer = await run_in_threadpool(api.call, target, body)
-        except ValidationFailed as error:
-            answer = json_11_error(error)
-        except ClientDisconnect:
-            raise
-        except Exception:  # the client must get the contract's 500 for whatever we did not foresee; the log has the rest
-            _log.exception("request %s (%s) failed", identifier.decode(), target)
-            answer = json_11_error(FeatureStoreError())
-        return _response(answer, identifier)
 
     @app.exception_handler(FeatureStoreError)
     async def refused(request: Request, error: FeatureStoreError) -> Response:

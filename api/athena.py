@@ -25,6 +25,7 @@ from featurestore.errors import FeatureStoreError, LimitExceeded, ValidationFail
 from featurestore.store import FeatureStore
 
 TARGET_PREFIX: Final = "AmazonAthena."
+SIGNING_NAME: Final = "athena"
 CATALOG: Final = "AwsDataCatalog"
 WORKGROUP: Final = "primary"
 LIST_EXECUTIONS_MAX: Final = 50

@@ -27,7 +27,7 @@ import anyio
 import anyio.to_thread
 
 from api import s3_checksums
-from api.s3_body import Body, ClientGone, Payload
+from api.s3_body import Body, ClientGone
 from api.s3_buckets import DEFAULT_REGION, BucketOperations
 from api.s3_objects import ObjectOperations, pieces
 from api.s3_operation import Operations
@@ -35,6 +35,7 @@ from api.s3_request import OVERRIDES, NotModified, Request, read_range, require_
 from api.s3_uploads import UploadOperations
 from api.s3_xml import S3Refused, error_answer
 from api.wire import Answer, Receive, Scope, Send, request_id, send_answer
+from featurestore.access.sigv4 import Payload
 from featurestore.buckets.names import is_bucket_name
 from featurestore.buckets.overlay import OverlaidBuckets
 from featurestore.buckets.protocol import BucketObject, Buckets

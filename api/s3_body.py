@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import anyio.from_thread
 
@@ -23,6 +23,7 @@ from api import s3_checksums
 from api.s3_checksums import Checksum
 from api.s3_xml import S3Refused
 from api.wire import Receive
+from featurestore.access.sigv4 import Payload
 
 CHUNK_BYTES_MAX: Final = 16 << 20
 """Of a signed chunk, which is in memory as a whole before it counts; clients send 64 KiB to 1 MiB."""
@@ -33,44 +34,6 @@ IDLE_S_MAX: Final = 60
 _SIZE: Final = re.compile(rb"(?P<size>[0-9A-Fa-f]{1,16})(?P<rest>;.*)?")
 _SIGNATURE: Final = re.compile(rb";\s*chunk-signature=(?P<signature>[0-9a-f]{64})\s*")
 _TRAILER_SIGNATURE: Final = b"x-amz-trailer-signature"
-
-
-class Payload(Protocol):
-    """What a request, verified or of a service without keys, says of its body.
-
-    Attributes:
-        sha256: hex digest that the whole body must have; None if it is not signed.
-        streaming: the body is aws-chunked.
-        trailer: headers follow the last chunk.
-        signed_chunks: each chunk carries a signature; all are verified in order, the last, empty one as well.
-    """
-
-    @property
-    def sha256(self) -> str | None: ...
-    @property
-    def streaming(self) -> bool: ...
-    @property
-    def trailer(self) -> bool: ...
-    @property
-    def signed_chunks(self) -> bool: ...
-    def verify_chunk(self, signature: str, data: bytes) -> None: ...
-    def verify_trailer(self, signature: str, trailer: bytes) -> None: ...
-
-
-class UnsignedPayload:
-    """Of a service without keys: framing and hash are honoured, signatures are not checked."""
-
-    def __init__(self, said: str) -> None:
-        self.streaming = said.startswith("STREAMING-")
-        self.trailer = self.streaming and said.endswith("-TRAILER")
-        self.signed_chunks = said.startswith("STREAMING-AWS4-HMAC-SHA256-PAYLOAD")
-        self.sha256 = said.lower() if re.fullmatch("[0-9A-Fa-f]{64}", said) else None
-
-    def verify_chunk(self, signature: str, data: bytes) -> None:
-        """Nothing to compare with."""
-
-    def verify_trailer(self, signature: str, trailer: bytes) -> None:
-        """Nothing to compare with."""
 
 
 class ClientGone(Exception):

@@ -16,7 +16,21 @@ from xml.sax.saxutils import escape
 from api.s3_checksums import XML_MEMBERS
 from api.wire import Answer, message_of, status_of
 from featurestore.buckets.protocol import BucketObject
-from featurestore.errors import BucketError, FeatureStoreError, StoreUnavailable, ValidationFailed
+from featurestore.errors import (
+    AccessForbidden,
+    AccessKeyUnknown,
+    BucketError,
+    FeatureStoreError,
+    PresignedExpired,
+    RequestTimeSkewed,
+    SessionExpired,
+    SessionTokenInvalid,
+    SignatureMalformed,
+    SignatureMismatch,
+    SignatureMissing,
+    StoreUnavailable,
+    ValidationFailed,
+)
 
 XML: Final = b"application/xml"
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -28,6 +42,19 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _DECLARATION: Final = re.compile(rb"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
 
+
+_REFUSALS: Final[tuple[tuple[type[FeatureStoreError], str, int], ...]] = (
+    (AccessForbidden, "AccessDenied", 403),
+    (SignatureMissing, "AccessDenied", 403),
+    (SignatureMalformed, "AuthorizationHeaderMalformed", 400),
+    (AccessKeyUnknown, "InvalidAccessKeyId", 403),
+    (SessionTokenInvalid, "InvalidToken", 400),
+    (SessionExpired, "ExpiredToken", 400),
+    (SignatureMismatch, "SignatureDoesNotMatch", 403),
+    (RequestTimeSkewed, "RequestTimeTooSkewed", 403),
+    (PresignedExpired, "AccessDenied", 403),
+)
+"""Who calls, and whether they may: what S3 calls the errors of access keys and signatures."""
 
 OWNER: Final = (("ID", "featurestore"), ("DisplayName", "featurestore"))
 """Of everything: objects have no owners of their own here."""
@@ -97,6 +124,9 @@ def code_of(error: FeatureStoreError) -> tuple[str, int]:
         return {"bucket": "InvalidBucketName", "key": "KeyTooLongError"}.get(error.faults[0].path, "InvalidArgument"), 400
     if isinstance(error, StoreUnavailable):
         return "ServiceUnavailable", 503
+    for kind, code, status in _REFUSALS:
+        if isinstance(error, kind):
+            return code, status
     if error.code == "InternalFailure":
         return "InternalError", 500
     return error.code, status_of(error)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import logging
+import re
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Final
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.app import Service
+from featurestore.access.keys import has_keys
 from featurestore.errors import SettingsInvalid, StoreUnavailable
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
@@ -23,6 +28,8 @@ BACKLOG: Final = 2048
 LOOPBACK_HOSTS: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 """What a service that listens on loopback may be called in requests."""
 
+_PRESIGNED: Final = re.compile("(X-Amz-Signature|X-Amz-Security-Token)=[^& ]*")
+
 SHUTDOWN_S: Final = 20
 """How long requests under way may take once the process is told to stop."""
 
@@ -31,11 +38,11 @@ def listen(settings: Settings) -> socket.socket:
     """A listening socket at the address of the settings.
 
     Raises:
-        SettingsInvalid: the address is not loopback and `insecure` is not set: nobody would be asked who they are.
-        StoreUnavailable: the address can't be listened on.
+        SettingsInvalid: the address is not loopback and the store has no keys: nobody would be asked who they are.
+        StoreUnavailable: the address can't be listened on, or it can't be found out whether there are keys.
     """
-    if not settings.insecure and not _is_loopback(settings.host):
-        expected = "a loopback address, since requests are not authenticated, or --insecure"
+    if not is_loopback(settings.host) and not has_keys(settings):
+        expected = "a loopback address, as the store has no access keys yet (see `featurestore keys create`)"
         raise SettingsInvalid.one("FEATURESTORE_HOST", expected, settings.host)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with contextlib.ExitStack() as unless_listening:
@@ -49,6 +56,42 @@ def listen(settings: Settings) -> socket.socket:
             raise StoreUnavailable("listen", f"{settings.host}:{settings.port}: {error}", hint=hint) from error
         unless_listening.pop_all()
     return listener
+
+
+def require_tls(settings: Settings) -> None:
+    """Whether the certificate and its key can be used, found out before anything else is opened.
+
+    Raises:
+        SettingsInvalid
+    """
+    if not settings.tls_cert_file:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert_file, settings.tls_key_file, password="")
+    except (OSError, ValueError) as error:  # the library's own errors are of OSError
+        expected = f"a readable PEM certificate, with its unencrypted key in FEATURESTORE_TLS_KEY_FILE ({error})"
+        raise SettingsInvalid.one("FEATURESTORE_TLS_CERT_FILE", expected, settings.tls_cert_file) from error
+
+
+def _without_signatures(record: logging.LogRecord) -> bool:
+    """Takes the signatures of presigned URLs out of the access log: whoever reads it could use them."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(_PRESIGNED.sub(r"\1=...", arg) if isinstance(arg, str) else arg for arg in record.args)
+    return True
+
+
+class _Connection(HttpToolsProtocol):
+    """Closes an idle TLS connection at once when the service stops.
+
+    A client that is not reading takes no part in ending the session; the service would wait for it as long as for a request.
+    """
+
+    def shutdown(self) -> None:
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self.transport.get_extra_info("ssl_object") is not None:
+            self.transport.abort()
+        else:
+            super().shutdown()
 
 
 class _AnnouncingServer(uvicorn.Server):
@@ -78,15 +121,19 @@ def serve(
         announce: called once, when connections are accepted.
         ready: as for `Service`.
     """
+    hosts = LOOPBACK_HOSTS | {settings.host.encode()} if is_loopback(settings.host) else None
     config = uvicorn.Config(
-        Service(store, ready=ready, hosts=None if settings.insecure else LOOPBACK_HOSTS | {settings.host.encode()}),
-        http="httptools",
+        Service(store, ready=ready, hosts=hosts),
+        http=_Connection,
         loop="uvloop",
         log_config=None,
         access_log=settings.access_log,
         timeout_graceful_shutdown=SHUTDOWN_S,
         server_header=False,
+        ssl_certfile=settings.tls_cert_file or None,
+        ssl_keyfile=settings.tls_key_file or None,
     )
+    logging.getLogger("uvicorn.access").addFilter(_without_signatures)
     runner = _AnnouncingServer(config, announce)
 
     def stop(number: int, frame: object) -> None:
@@ -102,7 +149,7 @@ def serve(
             signal.signal(number, handler)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

@@ -1,6 +1,6 @@
-"""What every answer has in common: statuses of errors, AWS's two error forms, request ids.
+"""What every answer has in common: statuses of errors, AWS's error forms, request ids.
 
-Source of the forms: the rest-json and JSON 1.1 protocols as AWS clients parse them (docs/reference/http.md).
+Source of the forms: the rest-json, JSON 1.1, query and rest-xml protocols as AWS clients parse them (docs/reference/http.md).
 """
 
 from __future__ import annotations
@@ -10,17 +10,29 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
+from xml.sax.saxutils import escape
 
 import msgspec
 
 from featurestore.errors import (
+    AccessForbidden,
+    AccessKeyNotFound,
+    AccessKeyUnknown,
+    AuthenticationFailed,
     BucketError,
     Conflict,
     Fault,
     FeatureGroupNotFound,
     FeatureStoreError,
+    PresignedExpired,
     QueryError,
     RecordNotFound,
+    RequestTimeSkewed,
+    SessionExpired,
+    SessionTokenInvalid,
+    SignatureMalformed,
+    SignatureMismatch,
+    SignatureMissing,
     StoreUnavailable,
     StreamNotFound,
     ValidationFailed,
@@ -35,6 +47,8 @@ JSON: Final = b"application/json"
 JSON_11: Final = b"application/x-amz-json-1.1"
 INTERNAL_MESSAGE: Final = "internal error; the service's log has the details under this request id"
 
+XML: Final = b"text/xml"
+
 _BUCKET_STATUSES: Final = {
     "AccessDenied": 403,
     "BucketNotEmpty": 409,
@@ -48,6 +62,7 @@ _BUCKET_STATUSES: Final = {
 """Of S3's codes that are not 400."""
 
 _T = TypeVar("_T")
+_NOT_XML: Final = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 _MSGSPEC_MESSAGE: Final = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$[^`]*)`)?", re.DOTALL)
 _JSON_WORDS: Final = {
     "str": "a string",
@@ -65,10 +80,19 @@ class UnknownOperation(FeatureStoreError):
     code = "UnknownOperationException"
 
 
-class AccessForbidden(FeatureStoreError):
-    """The request is understood and not allowed."""
-
-    code = "AccessForbidden"
+_JSON_11_CODES: Final = ((ValidationFailed, "ValidationException"), (AccessForbidden, "AccessDeniedException"))
+_QUERY_CODES: Final[tuple[tuple[type[FeatureStoreError], str, int], ...]] = (
+    (AccessForbidden, "AccessDenied", 403),
+    (SignatureMissing, "MissingAuthenticationToken", 403),
+    (SignatureMalformed, "IncompleteSignature", 400),
+    (AccessKeyUnknown, "InvalidClientTokenId", 403),
+    (SessionTokenInvalid, "InvalidClientTokenId", 403),
+    (SessionExpired, "ExpiredToken", 403),
+    (SignatureMismatch, "SignatureDoesNotMatch", 403),
+    (RequestTimeSkewed, "SignatureDoesNotMatch", 403),
+    (PresignedExpired, "SignatureDoesNotMatch", 403),
+    (UnknownOperation, "InvalidAction", 400),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +107,13 @@ class Answer:
 
 def status_of(error: FeatureStoreError) -> int:
     """The HTTP status of an error on the runtime API and the native routes."""
-    if isinstance(error, ValidationFailed | QueryError):
+    if isinstance(error, ValidationFailed | QueryError | SignatureMalformed):
         return 400
     if isinstance(error, BucketError):
         return _BUCKET_STATUSES.get(error.code, 400)
-    if isinstance(error, AccessForbidden):
+    if isinstance(error, AccessForbidden | AuthenticationFailed):
         return 403
-    if isinstance(error, FeatureGroupNotFound | RecordNotFound | StreamNotFound | UnknownOperation):
+    if isinstance(error, FeatureGroupNotFound | RecordNotFound | StreamNotFound | AccessKeyNotFound | UnknownOperation):
         return 404
     if isinstance(error, Conflict):
         return 409
@@ -111,10 +135,32 @@ def rest_error(error: FeatureStoreError) -> Answer:
 
 def json_11_error(error: FeatureStoreError) -> Answer:
     """An error as the control plane sends it: the code in the body, status 400 for all that is the client's."""
-    code = "ValidationException" if isinstance(error, ValidationFailed) else error.code
+    code = next((code for kind, code in _JSON_11_CODES if isinstance(error, kind)), error.code)
     status = status_of(error)
     body = msgspec.json.encode({"__type": code, "Message": message_of(error)})
     return Answer(status if status >= 500 else 400, body, JSON_11)
+
+
+def query_code(error: FeatureStoreError) -> tuple[str, int]:
+    """Code and status of an error as services of the query protocol (STS) say it."""
+    for kind, code, status in _QUERY_CODES:
+        if isinstance(error, kind):
+            return code, status
+    return error.code, status_of(error)
+
+
+def query_error(error: FeatureStoreError, identifier: bytes, namespace: str) -> Answer:
+    """An error as services of the query protocol send it."""
+    code, status = query_code(error)
+    kind = "Receiver" if status >= 500 else "Sender"
+    text = f"<Error><Type>{kind}</Type><Code>{code}</Code><Message>{_xml(message_of(error))}</Message></Error>"
+    body = f'<ErrorResponse xmlns="{namespace}">{text}<RequestId>{identifier.decode()}</RequestId></ErrorResponse>'
+    return Answer(status, body.encode(), XML)
+
+
+def _xml(text: str) -> str:
+    """Text between XML tags. Characters that XML 1.0 can't hold are replaced."""
+    return escape(_NOT_XML.sub("\ufffd", text))
 
 
 def decode(data: bytes, kind: type[_T]) -> _T:
@@ -186,6 +232,13 @@ async def send_answer(send: Send, answer: Answer, identifier: bytes, *, head: bo
     )
     await send({"type": "http.response.start", "status": answer.status, "headers": list(headers)})
     await send({"type": "http.response.body", "body": b"" if head else answer.body})
+
+
+def require_declared_size(headers: Iterable[tuple[bytes, bytes]], bytes_max: int) -> None:
+    """Raises ValidationFailed: the declared length of the body is beyond `bytes_max`, before anything of it is read."""
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit() and int(value) > bytes_max:
+            raise ValidationFailed.one("body", f"at most {bytes_max} bytes", int(value))
 
 
 async def read_body(receive: Receive, bytes_max: int) -> bytes | None:

@@ -15,7 +15,7 @@ import boto3
 if "AWS_ENDPOINT_URL" not in os.environ:
     sys.exit("set AWS_ENDPOINT_URL to the address that `featurestore serve` prints")
 
-# The service does not look at credentials; boto3 wants some to sign with, and a region.
+# A store without access keys takes any credentials; boto3 wants some to sign with, and a region.
 session = boto3.Session(aws_access_key_id="any", aws_secret_access_key="any", region_name="us-east-1")
 sagemaker = session.client("sagemaker")  # makes and describes feature groups
 runtime = session.client("sagemaker-featurestore-runtime")  # writes and reads records

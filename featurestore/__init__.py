@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from featurestore.access.sigv4 import Credentials
 from featurestore.client import Client
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 
-__all__ = ["Client", "FeatureStore", "Settings", "connect", "open"]
+__all__ = ["Client", "Credentials", "FeatureStore", "Settings", "connect", "open"]
 
 
 def open(home: str | Path | None = None) -> FeatureStore:  # noqa: A001 - the verb users expect
@@ -20,6 +21,11 @@ def open(home: str | Path | None = None) -> FeatureStore:  # noqa: A001 - the ve
     return FeatureStore(Settings.load(home=home))
 
 
-def connect(url: str) -> Client:
-    """A client of the service at `url`. Nothing is sent before the first call."""
-    return Client(url)
+def connect(url: str, credentials: Credentials | None = None) -> Client:
+    """A client of the service at `url`. Nothing is sent before the first call.
+
+    Args:
+        credentials: to sign requests with; by default those of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN,
+            if they are there.
+    """
+    return Client(url, credentials=credentials)

@@ -27,6 +27,7 @@ from sqlalchemy import make_url
 
 from api import server
 from featurestore import demo as demonstration
+from featurestore.access.keys import Right, open_keys
 from featurestore.audit import AuditReport
 from featurestore.errors import FeatureStoreError, ValidationFailed
 from featurestore.model.event_time import format_iso
@@ -59,6 +60,8 @@ worker_app = typer.Typer(help="Run one of the background workers until Ctrl-C.",
 app.add_typer(worker_app, name="worker")
 stream_app = typer.Typer(help="Kafka topics whose messages become records.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(stream_app, name="stream")
+keys_app = typer.Typer(help="Access keys: who may call the service.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(keys_app, name="keys")
 
 Home = Annotated[
     Path | None,
@@ -83,18 +86,16 @@ def serve(
     home: Home = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.", show_default="8080")] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Allow an address other than loopback. Requests are not authenticated.")
-    ] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
     no_workers: Annotated[
         bool, typer.Option("--no-workers", help="Answer requests only; `featurestore worker` does the rest elsewhere.")
     ] = False,
 ) -> None:
     """Run the service, with its offline writer and maintenance, until Ctrl-C."""
-    settings = Settings.load(home=home, host=host, port=port, insecure=insecure or None, access_log=access_log or None)
+    settings = Settings.load(home=home, host=host, port=port, access_log=access_log or None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     _quieten()
+    server.require_tls(settings)
     listener = server.listen(settings)
     store = FeatureStore(settings)
     try:
@@ -107,7 +108,7 @@ def serve(
         for worker in workers:
             worker.start()
         address = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"http://{address}:{listener.getsockname()[1]}"
+        url = f"{'https' if settings.tls_cert_file else 'http'}://{address}:{listener.getsockname()[1]}"
 
         def announce() -> None:
             print(f"featurestore is ready at {url} (home {settings.home.absolute()})", flush=True)
@@ -229,6 +230,42 @@ def stream_remove(name: StreamName, home: Home = None) -> None:
     """Forget a stream. Its topics and what it has written stay."""
     with _open(home, flush=False) as store:
         _out.print(f"{store.remove_stream(name).name} is removed", highlight=False)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key it is, as in `GetCallerIdentity`.")],
+    right: Annotated[Right, typer.Option(help="What the key may do; each includes the ones before it.")] = Right.WRITE,
+    home: Home = None,
+) -> None:
+    """Create an access key and print it, its secret for the only time. From the first one on, every request must be signed."""
+    with open_keys(Settings.load(home=home)) as keys:
+        key = keys.create(name, right)
+    _err.print(f"key {_plain(key.name)} with the right {key.right}; its secret is not shown again", highlight=False)
+    for variable, value in (
+        ("AWS_ACCESS_KEY_ID", key.access_key_id),
+        ("AWS_SECRET_ACCESS_KEY", key.secret_access_key),
+    ):
+        _out.print(f"export {variable}={value}", markup=False, highlight=False)
+
+
+@keys_app.command("list")
+def keys_list(home: Home = None) -> None:
+    """Show all access keys, without their secrets."""
+    with open_keys(Settings.load(home=home)) as keys:
+        table = _table("name", "access key id", "right", "created")
+        for key in keys.list():
+            created = format_iso(key.created_at_us // 1_000_000 * 1_000_000) if key.created_at_us else "in the settings"
+            table.add_row(key.name, key.access_key_id, key.right, created)
+    _out.print(table, markup=False)
+
+
+@keys_app.command("revoke")
+def keys_revoke(name: Annotated[str, typer.Argument(help="Name of the key.")], home: Home = None) -> None:
+    """End a key and the sessions of it, in every process within a second. Without any key left, no request is served."""
+    with open_keys(Settings.load(home=home)) as keys:
+        keys.revoke(name)
+    _out.print(_plain(f"{name} is revoked"), highlight=False)
 
 
 @app.command()

@@ -5,8 +5,11 @@ Records and feature groups use the AWS operations, bulk data the native routes w
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import os
+import time
+from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +21,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featurestore.access.sigv4 import Credentials, Request, sign
 from featurestore.errors import ServiceRefused, StoreUnavailable, ValidationFailed
 from featurestore.model.feature_group import FeatureDefinition, FeatureType, TtlDuration
 from featurestore.model.frame import arrow_table
@@ -26,18 +30,30 @@ from featurestore.query.training_set import TrainingSet
 
 ARROW_STREAM: Final = "application/vnd.apache.arrow.stream"
 TIMEOUT_S: Final = 600.0
+_SERVICE: Final = "sagemaker"
+_REGION: Final = "us-east-1"
+"""The service takes any: this one is what a store has unless told otherwise."""
+_SIGNED: Final = (b"host", b"content-type", b"x-amz-target")
 
 
 class Client:
     """A connection to a running service. Use it as a context manager, or `close` it. Safe to use from several threads.
 
+    Requests are signed if there are credentials: those given, or else those of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
+    AWS_SESSION_TOKEN.
+
     Args:
         url: as the service prints it, `http://127.0.0.1:8080`.
+        credentials: of `featurestore keys create`, or of a session.
         timeout_s: of one request; a training set may take long.
+
+    Raises:
+        ValidationFailed: only one of the two environment variables of a key is there.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout_s)
+    def __init__(self, url: str, *, credentials: Credentials | None = None, timeout_s: float = TIMEOUT_S) -> None:
+        signing = credentials or _credentials_of(os.environ)
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, auth=None if signing is None else _Signing(signing))
         self._definitions: dict[str, dict[str, FeatureDefinition]] = {}
         self._descriptions: dict[str, dict[str, Any]] = {}
 
@@ -305,6 +321,36 @@ class Client:
         if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             raise StoreUnavailable(f"{method} {path}", message)
         raise ServiceRefused(code, message)
+
+
+class _Signing(httpx.Auth):
+    """Signs each request just before it is sent."""
+
+    requires_request_body = True
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        path, _, query = request.url.raw_path.partition(b"?")
+        # What is on the way may be changed by a proxy; what says what the request means is signed.
+        headers = [(name, request.headers[name.decode()].encode()) for name in _SIGNED if name.decode() in request.headers]
+        digest = hashlib.sha256(request.content).hexdigest()
+        bare = Request(request.method, path, query, headers)
+        for name, value in sign(bare, self._credentials, digest, service=_SERVICE, region=_REGION, now_s=time.time()):
+            request.headers[name] = value
+        yield request
+
+
+def _credentials_of(environ: Mapping[str, str]) -> Credentials | None:
+    """The credentials that AWS clients find in the environment."""
+    key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+    if not key and not secret:
+        return None
+    if not key or not secret:
+        missing, found = ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID") if key else ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        raise ValidationFailed.one(missing, f"a value, as {found} has one")
+    return Credentials(key, secret, environ.get("AWS_SESSION_TOKEN") or None)
 
 
 def _spine(spine: object) -> pa.Table:

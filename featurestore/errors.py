@@ -28,6 +28,18 @@
             QueryTimeout          the deadline passed
             QueryStopped          somebody stopped it
             QueryTooLarge         the result passed its row or byte cap
+        AuthenticationFailed      a request that does not prove who sends it
+            SignatureMissing      it is not signed
+            SignatureMalformed    what it says of its signature can't be read, or leaves out what must be signed
+            AccessKeyUnknown      no key has that id, or it was revoked
+            SessionTokenInvalid   the session token is not one of this store, or of another key
+            SessionExpired        the session has ended
+            SignatureMismatch     another secret key or another request was signed
+            RequestTimeSkewed     signed too long ago, or in the future
+            PresignedExpired      the presigned URL has ended
+        AccessForbidden           the request is understood and not allowed
+        AccessKeyNotFound         no access key of that name
+        AccessKeyInUse            the name is taken
         ServiceRefused            a service that was called over HTTP answered with an error; carries that error's code
 
 An error carries `code` (stable, the name used on the wire), `retryable` (whether the same call can succeed later) and the
@@ -335,6 +347,109 @@ class QueryTooLarge(QueryError):
     def __init__(self, what: str, limit: int) -> None:
         self.limit = limit
         super().__init__(f"the result has more than {limit} {what}; narrow the query or add a LIMIT")
+
+
+class AuthenticationFailed(FeatureStoreError):
+    """A request that does not prove who sends it. Not raised itself.
+
+    The codes are those that AWS's JSON services answer with; S3 and STS have words of their own (`api.wire`).
+    """
+
+    code = "UnrecognizedClientException"
+
+
+class SignatureMissing(AuthenticationFailed):
+    """The request is not signed, and the store has access keys."""
+
+    code = "MissingAuthenticationTokenException"
+
+    def __init__(self) -> None:
+        super().__init__("the request is not signed: expected AWS Signature Version 4 by a key of `featurestore keys`")
+
+
+class SignatureMalformed(AuthenticationFailed):
+    """What the request says of its signature can't be read, or leaves out what must be signed."""
+
+    code = "IncompleteSignatureException"
+
+
+class AccessKeyUnknown(AuthenticationFailed):
+    """No access key has that id, or it was revoked."""
+
+    def __init__(self, access_key_id: str) -> None:
+        self.access_key_id = access_key_id
+        super().__init__(f"access key id {excerpt(access_key_id)} is not one of this store's, or it was revoked")
+
+
+class SessionTokenInvalid(AuthenticationFailed):
+    """The session token is not one that this store gave out, or belongs to another access key id."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"session token: {detail}")
+
+
+class SessionExpired(AuthenticationFailed):
+    """The session has ended."""
+
+    code = "ExpiredTokenException"
+
+    def __init__(self) -> None:
+        super().__init__("the session that these credentials are of has ended; assume the role again")
+
+
+class SignatureMismatch(AuthenticationFailed):
+    """Another secret key was used, or another request was signed."""
+
+    code = "InvalidSignatureException"
+
+    def __init__(self, detail: str = "it is of another request or of another secret key") -> None:
+        super().__init__(f"the signature does not match: {detail}")
+
+
+class RequestTimeSkewed(AuthenticationFailed):
+    """The request was signed too long ago, or in the future."""
+
+    code = "InvalidSignatureException"
+
+    def __init__(self, signed_at: str, now: str, skew_s_max: int) -> None:
+        super().__init__(
+            f"the request was signed at {signed_at}, and here it is {now}: expected at most {skew_s_max // 60} minutes between"
+        )
+
+
+class PresignedExpired(AuthenticationFailed):
+    """The time that a presigned URL was made for is over."""
+
+    code = "InvalidSignatureException"
+
+    def __init__(self, signed_at: str, expires_s: int) -> None:
+        super().__init__(f"the presigned URL of {signed_at} was good for {expires_s:,} s and has expired")
+
+
+class AccessForbidden(FeatureStoreError):
+    """The request is understood and not allowed."""
+
+    code = "AccessForbidden"
+
+
+class AccessKeyNotFound(FeatureStoreError):
+    """No access key of that name."""
+
+    code = "ResourceNotFound"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"access key {name!r} does not exist")
+
+
+class AccessKeyInUse(FeatureStoreError):
+    """An access key of that name exists already."""
+
+    code = "ResourceInUse"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"access key {name!r} exists already; revoke it first, or take another name")
 
 
 class ServiceRefused(FeatureStoreError):

@@ -22,6 +22,12 @@ REDIS_SCHEMES: Final = ("redis", "redis+sentinel", "redis+cluster")
 ONLINE_SCHEMES: Final = ("sqlite", *REDIS_SCHEMES, *(scheme.replace("redis", "rediss") for scheme in REDIS_SCHEMES))
 
 
+_PRIVATE: Final = ("_url", "_password", "_secret_access_key")
+"""Ends of names whose values are not repeated in messages."""
+_TOGETHER: Final = (("tls_cert_file", "tls_key_file"), ("admin_access_key_id", "admin_secret_access_key"))
+"""Settings that only make sense both."""
+
+
 def _url_with_scheme(*schemes: str) -> AfterValidator:
     def check(url: str) -> str:
         if url and url.partition(":")[0] not in schemes:
@@ -119,8 +125,20 @@ class Settings(BaseModel):
     )
     host: str = Field("127.0.0.1", description="Address the service listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")
-    insecure: bool = Field(
-        False, description="Allow listening on an address other than loopback although requests are not authenticated."
+    tls_cert_file: str = Field(
+        "", description="PEM file with the certificate, and those it rests on, that the service shows; with it, it speaks HTTPS."
+    )
+    tls_key_file: str = Field("", description="PEM file with the private key of that certificate.")
+    admin_access_key_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.-]{3,128}$",
+        description="Access key id of an administrator beside those of `featurestore keys`; with it, requests must be signed.",
+    )
+    admin_secret_access_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        max_length=256,
+        description="Secret access key of that administrator, 16 to 256 characters; never shown or logged.",
     )
     body_bytes_max: int = Field(
         256 << 20, ge=1 << 20, description="Largest request body of the bulk routes; record routes take at most 16 MiB."
@@ -201,15 +219,20 @@ class Settings(BaseModel):
             raise SettingsInvalid(faults)
         given.update({name: value for name, value in overrides.items() if value is not None})
         try:
-            return cls(**given)
+            settings = cls(**given)
         except ValidationError as error:
             raise SettingsInvalid(
                 [
-                    Fault(f"{PREFIX}{name.upper()}", item["msg"], None if name.endswith("_url") else item["input"])
+                    Fault(f"{PREFIX}{name.upper()}", item["msg"], None if name.endswith(_PRIVATE) else item["input"])
                     for item in error.errors(include_url=False)
                     for name in [".".join(str(part) for part in item["loc"])]
                 ]
             ) from error
+        for one, other in _TOGETHER:
+            if bool(getattr(settings, one)) != bool(getattr(settings, other)):
+                missing, has = (other, one) if getattr(settings, one) else (one, other)
+                raise SettingsInvalid.one(f"{PREFIX}{missing.upper()}", f"a value, as {PREFIX}{has.upper()} has one")
+        return settings
 
     @property
     def registry_location(self) -> str:

@@ -20,6 +20,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featurestore.access.keys import SqlKeys
 from featurestore.athena.catalog import Catalog
 from featurestore.athena.executions import SqlExecutions
 from featurestore.athena.service import AthenaLimits, AthenaQueries
@@ -150,6 +151,7 @@ class FeatureStore:
         registry = SqlRegistry(settings.registry_location, WantedIdentity(settings.account_id, settings.region, settings.shards))
         self.registry: Registry = registry
         self.leases = SqlLeases(registry)
+        self.keys = SqlKeys(registry, settings)
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         """Who this process is to the others that work on the same store."""
         self.shards = self.registry.identity().shards

@@ -13,7 +13,7 @@ from pathlib import Path
 
 START_S_MAX = 30.0
 STOP_S_MAX = 30.0
-READY = re.compile(r"ready at (http://\S+)")
+READY = re.compile(r"ready at (https?://\S+)")
 
 
 class Service:

@@ -22,7 +22,7 @@ class Aws:
         from botocore.config import Config
 
         session = boto3.session.Session(
-            aws_access_key_id="demo",  # the service does not look at credentials, but boto3 signs with some
+            aws_access_key_id="demo",  # a store without keys takes any credentials
             aws_secret_access_key="demo",  # noqa: S106
             region_name="us-east-1",
         )

@@ -18,7 +18,7 @@ from typing import IO, Final
 from featurestore.errors import StoreUnavailable
 from featurestore.settings import PREFIX
 
-READY: Final = re.compile(r"ready at (http://\S+)")
+READY: Final = re.compile(r"ready at (https?://\S+)")
 READY_S_MAX: Final = 60.0
 STOP_S_MAX: Final = 40.0
 """Twice what the service gives requests under way (`api.server.SHUTDOWN_S`)."""

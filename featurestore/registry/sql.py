@@ -102,6 +102,19 @@ external_table: Final = sa.Table(
     sa.Column("document", sa.LargeBinary, nullable=False),
 )
 """See `athena.tables`."""
+access_key_table: Final = sa.Table(
+    "access_key",
+    _metadata,
+    sa.Column("access_key_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("live", sa.SmallInteger),
+    sa.Column("secret", sa.Text, nullable=False),
+    sa.Column("access_right", sa.Text, nullable=False),
+    sa.Column("created_at_us", sa.BigInteger, nullable=False),
+    sa.Column("revoked_at_us", sa.BigInteger),
+    sa.UniqueConstraint("name", "live"),
+)
+"""See `access.keys`. `live` is 1 while the key is good and NULL afterwards, as for groups."""
 _SORT_COLUMN: Final = {
     GroupSort.NAME: _groups.c.name,
     GroupSort.STATUS: _groups.c.status,
@@ -378,8 +391,26 @@ class SqlRegistry:
         return self._write()
 
     def reading(self) -> AbstractContextManager[sa.Connection]:
-        """A reading transaction on it. Raises StoreUnavailable."""
+        """A transaction that only reads the registry's database. Raises StoreUnavailable."""
         return self._read()
+
+    def close_to_others(self) -> None:
+        """Let only its owner read the database, if that is a file: it is about to hold secrets.
+
+        Raises:
+            StoreUnavailable: the file is somebody else's.
+        """
+        if self._engine.url.get_backend_name() != "sqlite" or not self._engine.url.database:
+            return
+        for suffix in ("", "-wal", "-shm"):
+            file = Path(self._engine.url.database + suffix)
+            try:
+                if file.exists():
+                    file.chmod(0o600)
+            except FileNotFoundError:
+                continue  # the last connection to it was closed meanwhile
+            except OSError as error:
+                raise StoreUnavailable("close the registry to other users", str(error)) from error
 
     def _read(self) -> _Transaction:
         return _Transaction(self._engine, write=False)
@@ -504,7 +535,7 @@ def _engine(url: str) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # so that `begin` below is the one that starts transactions
-        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")

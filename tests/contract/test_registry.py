@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,7 +12,10 @@ import pytest
 import sqlalchemy as sa
 from msgspec.structs import replace as replace_stream
 
+from featurestore.access.keys import AccessKey, Keys, Right, SqlKeys
 from featurestore.errors import (
+    AccessKeyInUse,
+    AccessKeyNotFound,
     FeatureGroupInUse,
     FeatureGroupNotFound,
     LimitExceeded,
@@ -40,6 +44,7 @@ from featurestore.model.stream import Stream, StreamState
 from featurestore.registry.protocol import GroupQuery, GroupSort, Registry, SearchQuery, StoreIdentity, WantedIdentity
 from featurestore.registry.sql import SqlRegistry
 from featurestore.registry.tables import FORMAT_2_COLUMNS, feature_parameters, group_search, group_tags, groups, metadata
+from featurestore.settings import Settings
 
 IDENTITY = StoreIdentity("111122223333", "eu-west-1", 4)
 WANTED = WantedIdentity("111122223333", "eu-west-1")
@@ -399,6 +404,57 @@ def test_streams(registry: Registry, opener: Opener) -> None:
     for call in (registry.remove_stream, lambda name: registry.update_stream(name, lambda stream: stream)):
         with pytest.raises(StreamNotFound, match="'a' does not exist"):
             call("a")
+
+
+class TestAccessKeys:
+    """Keys are kept in the registry's database."""
+
+    def test_from_create_to_revoke(self, opener: Opener) -> None:
+        keys, others = (SqlKeys(opener(), Settings.load({})) for _ in range(2))
+        assert keys.read() == Keys({}, required=False)
+        made = keys.create("etl", Right.WRITE)
+        assert others.read() == Keys({made.access_key_id: made}, required=True)
+        assert others.list() == [replace(made, secret_access_key="")]
+        reader = others.create("a.reader", Right.READ)
+        assert [key.name for key in keys.list()] == ["a.reader", "etl"]
+        with pytest.raises(AccessKeyInUse, match="'etl' exists already"):
+            others.create("etl", Right.READ)
+        others.revoke("etl")
+        assert keys.read() == Keys({reader.access_key_id: reader}, required=True)
+        with pytest.raises(AccessKeyNotFound, match="'etl' does not exist"):
+            keys.revoke("etl")
+        again = keys.create("etl", Right.ADMIN)
+        assert again.access_key_id != made.access_key_id
+        for name in ("etl", "a.reader"):
+            keys.revoke(name)
+        assert others.read() == Keys({}, required=True)
+
+    def test_of_concurrent_creations_one_wins(self, opener: Opener) -> None:
+        made: list[str] = []
+        opened = [SqlKeys(opener(), Settings.load({})) for _ in range(4)]
+
+        def create(keys: SqlKeys) -> None:
+            with contextlib.suppress(AccessKeyInUse):
+                made.append(keys.create("raced", Right.READ).access_key_id)
+
+        threads = [threading.Thread(target=create, args=(keys,)) for keys in opened]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [key.access_key_id for key in opened[0].list()] == made
+        assert len(made) == 1
+
+    def test_a_key_of_the_settings_is_beside_them(self, opener: Opener) -> None:
+        admin = {"FEATURESTORE_ADMIN_ACCESS_KEY_ID": "admin", "FEATURESTORE_ADMIN_SECRET_ACCESS_KEY": "a long enough secret"}
+        keys = SqlKeys(opener(), Settings.load(admin))
+        root = AccessKey("root", "admin", "a long enough secret", Right.ADMIN, 0)
+        assert keys.read() == Keys({"admin": root}, required=True)
+        made = keys.create("etl", Right.WRITE)
+        assert keys.read().live == {"admin": root, made.access_key_id: made}
+        assert [key.name for key in keys.list()] == ["root", "etl"]
+        with pytest.raises(AccessKeyNotFound):
+            keys.revoke("root")
 
 
 def test_identity_is_fixed_at_creation(opener: Opener, tmp_path: Path) -> None:

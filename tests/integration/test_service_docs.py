@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import featurestore
-from api import app, openapi, runtime, wire
 from api import control_plane as control
+from api import door, openapi, runtime, s3_xml, sts, wire
 from api import native as native_routes
 from featurestore import errors
-from featurestore.errors import FeatureStoreError, ServiceRefused
+from featurestore.errors import AccessForbidden, AuthenticationFailed, FeatureStoreError, ServiceRefused
 from featurestore.model import limits
 from featurestore.online.protocol import PAGE_LOOKED_AT_MAX
 from featurestore.settings import Settings
@@ -81,7 +81,8 @@ def test_limits() -> None:
         "body of a record request": f"{runtime.BODY_BYTES_MAX // mib} MiB",
         "body of a BatchWriteRecord": f"{runtime.BATCH_BODY_BYTES_MAX // mib} MiB",
         "group name or ARN in a record request": f"{limits.RECORD_GROUP_CHARS_MAX} characters",
-        "body of a feature group request": f"{app.CONTROL_BODY_BYTES_MAX // mib} MiB",
+        "body of a feature group request": f"{door.JSON_11_BODY_BYTES_MAX // mib} MiB",
+        "body of an STS request": f"{sts.BODY_BYTES_MAX // 1024} KiB",
         "body of `/v1/sql`": f"{native_routes.SQL_BODY_BYTES_MAX // mib} MiB",
         "body of `/v1/groups/{name}/erase`": f"{native_routes.ERASE_BODY_BYTES_MAX // mib} MiB",
         "body of the other native routes": f"{Settings.load({}).body_bytes_max // mib} MiB, `FEATURESTORE_BODY_BYTES_MAX`",
@@ -125,9 +126,20 @@ def test_every_error_is_documented() -> None:
             str(wire.json_11_error(error).status),
             "yes" if kind.retryable else "no",
         ]
-    written = {row[0]: row[1:6] for row in table_rows(ERRORS)[1:]}
+    written = {row[0]: row[1:6] for row in table_rows(ERRORS)[1:] if len(row) > 3}
     assert written == expected
     assert f"`{ServiceRefused.__name__}`" in ERRORS
+
+
+def test_every_refusal_in_xml_is_documented() -> None:
+    kinds = [*AuthenticationFailed.__subclasses__(), AccessForbidden]
+    expected = {}
+    for kind in kinds:
+        error = kind.__new__(kind)
+        expected[f"`{kind.__name__}`"] = [
+            f"`{code}`, {status}" for code, status in (wire.query_code(error), s3_xml.code_of(error))
+        ]
+    assert {row[0]: row[1:] for row in table_rows(ERRORS) if len(row) == 3 and row[0] != "class"} == expected
 
 
 class TestExamples:

@@ -25,8 +25,9 @@ def test_other_names(http_client: Http, host: str, path: str) -> None:
     assert "expected one of 127.0.0.1, [::1], localhost" in reply.message
 
 
-def test_insecure_services_answer_to_any_name(tmp_path: Path) -> None:
-    with Service(tmp_path / "home", tmp_path / "log", "--insecure") as service:
+def test_services_with_keys_answer_to_any_name(tmp_path: Path) -> None:
+    keys = {"admin_access_key_id": "admin", "admin_secret_access_key": "a long enough secret"}
+    with Service(tmp_path / "home", tmp_path / "log", **keys) as service:
         reply = Http(service.port).request("GET", "/health", headers={"Host": "store.example"})
     assert reply.status == 200
 

@@ -16,6 +16,7 @@ import pytest
 
 import featurestore
 from api import server
+from featurestore.access.keys import Right
 from featurestore.errors import SettingsInvalid, StoreUnavailable
 from featurestore.settings import Settings
 from tests.integration.conftest import FEATURES, OFFLINE, ONLINE, Cli, Http, record
@@ -23,6 +24,7 @@ from tests.service import Service
 
 AT = "2024-05-01T00:00:00Z"
 WAIT_S_MAX = 20.0
+ADMIN = {"FEATURESTORE_ADMIN_ACCESS_KEY_ID": "admin", "FEATURESTORE_ADMIN_SECRET_ACCESS_KEY": "a long enough secret"}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -54,14 +56,27 @@ def live(http_client: Http, group: str, identifier: str) -> bool:
 
 class TestAddress:
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com", "", "127.0.0.1.example.com"])  # noqa: S104
-    def test_only_loopback_unless_insecure(self, host: str) -> None:
-        with pytest.raises(SettingsInvalid, match=r"FEATURESTORE_HOST: expected a loopback address.*--insecure"):
-            server.listen(Settings.load({}, host=host, port=0))
+    def test_only_loopback_without_keys(self, tmp_path: Path, host: str) -> None:
+        home = tmp_path / "home"
+        with pytest.raises(SettingsInvalid, match=r"FEATURESTORE_HOST: expected a loopback address.*keys create"):
+            server.listen(Settings.load({}, home=home, host=host, port=0))
+        assert not home.exists()
+        with featurestore.open(home):
+            pass
+        with pytest.raises(SettingsInvalid, match=r"FEATURESTORE_HOST: expected a loopback address.*keys create"):
+            server.listen(Settings.load({}, home=home, host=host, port=0))
 
-    @pytest.mark.parametrize(("host", "insecure"), [("127.0.0.1", False), ("localhost", False), ("127.8.8.8", False), ("", True)])
-    def test_what_is_allowed(self, host: str, insecure: bool) -> None:
+    @pytest.mark.parametrize(("host", "keys"), [("127.0.0.1", False), ("localhost", False), ("127.8.8.8", False), ("", True)])
+    def test_what_is_allowed(self, tmp_path: Path, host: str, keys: bool) -> None:
         """The empty name is every address of the machine."""
-        with server.listen(Settings.load({}, host=host, port=0, insecure=insecure)) as listener:
+        with server.listen(Settings.load(ADMIN if keys else {}, home=tmp_path, host=host, port=0)) as listener:
+            assert listener.getsockname()[1] > 0
+
+    def test_any_address_once_there_is_a_key(self, tmp_path: Path) -> None:
+        with featurestore.open(tmp_path) as store:
+            store.keys.create("somebody", Right.READ)
+            store.keys.revoke("somebody")
+        with server.listen(Settings.load({}, home=tmp_path, host="", port=0)) as listener:
             assert listener.getsockname()[1] > 0
 
     def test_a_port_that_is_only_bound_is_taken_too(self) -> None:
@@ -73,7 +88,7 @@ class TestAddress:
     @pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "300.300.300.300"])
     def test_an_address_that_is_none(self, host: str) -> None:
         with pytest.raises(StoreUnavailable, match="FEATURESTORE_HOST"):
-            server.listen(Settings.load({}, host=host, port=0, insecure=True))
+            server.listen(Settings.load(ADMIN, host=host, port=0))
 
 
 class TestRefusals:
@@ -82,10 +97,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "settings", "words"),
         [
-            (["--host", "0.0.0.0"], {}, ["FEATURESTORE_HOST", "loopback", "--insecure", "'0.0.0.0'"]),  # noqa: S104
+            (["--host", "0.0.0.0"], {}, ["FEATURESTORE_HOST", "loopback", "keys create", "'0.0.0.0'"]),  # noqa: S104
             ([], {"hots": "127.0.0.1"}, ["FEATURESTORE_HOTS", "did you mean FEATURESTORE_HOST?"]),
+            ([], {"tls_cert_file": "/nowhere", "tls_key_file": "/nowhere"}, ["FEATURESTORE_TLS_CERT_FILE", "'/nowhere'"]),
         ],
-        ids=["not loopback", "unknown setting"],
+        ids=["not loopback", "unknown setting", "no certificate"],
     )
     def test_it_does_not_start(
         self, cli: Cli, tmp_path: Path, arguments: list[str], settings: dict[str, str], words: list[str]

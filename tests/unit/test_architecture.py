@@ -20,6 +20,7 @@ FLOORS = {
     "featurestore.keyspace": 1,
     "featurestore.registry": 2,
     "featurestore.changelog": 2,
+    "featurestore.access": 3,
     "featurestore.online": 3,
     "featurestore.offline": 3,
     "featurestore.buckets": 4,

@@ -36,6 +36,13 @@ def test_compose_sets_only_known_settings() -> None:
         assert Settings.load(settings).online_url == "redis://redis:6379/0"
 
 
+def test_compose_serves_signed_requests_only() -> None:
+    for service in COMPOSE["services"].values():
+        if "0.0.0.0" in service.get("command", []):  # noqa: S104
+            settings = Settings.load({name: value for name, value in service["environment"].items() if name.startswith(PREFIX)})
+            assert settings.admin_access_key_id
+
+
 def test_compose_runs_commands_that_there_are() -> None:
     command = typer.main.get_command(app)
     seen = set()

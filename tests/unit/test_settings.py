@@ -40,7 +40,9 @@ def test_an_unknown_name_refuses_and_suggests() -> None:
         ("ONLINE_URL", "memcached://localhost"),
         ("OFFLINE_URL", "/just/a/path"),
         ("REGISTRY_URL", "mysql://x"),
-        ("INSECURE", "maybe"),
+        ("ACCESS_LOG", "maybe"),
+        ("ADMIN_ACCESS_KEY_ID", "a/b"),
+        ("ADMIN_SECRET_ACCESS_KEY", "short"),
     ],
 )
 def test_a_wrong_value_names_its_setting(name: str, value: str) -> None:
@@ -52,6 +54,31 @@ def test_a_wrong_url_is_not_repeated_since_it_may_hold_a_password() -> None:
     with pytest.raises(SettingsInvalid, match="FEATURESTORE_ONLINE_URL: expected .* starting with sqlite: or redis:") as caught:
         Settings.load({"FEATURESTORE_ONLINE_URL": "resid://:hush@localhost"})
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ("ADMIN_ACCESS_KEY_ID", "ADMIN_SECRET_ACCESS_KEY"),
+        ("ADMIN_SECRET_ACCESS_KEY", "ADMIN_ACCESS_KEY_ID"),
+        ("TLS_CERT_FILE", "TLS_KEY_FILE"),
+        ("TLS_KEY_FILE", "TLS_CERT_FILE"),
+    ],
+)
+def test_settings_that_belong_together(given: str, missing: str) -> None:
+    with pytest.raises(SettingsInvalid, match=f"^{PREFIX}{missing}: expected a value, as {PREFIX}{given} has one$"):
+        Settings.load({f"{PREFIX}{given}": "something-long-enough"})
+
+
+@pytest.mark.parametrize("secret", ["hush", "hush" * 100])
+def test_a_secret_key_is_never_shown(secret: str) -> None:
+    with pytest.raises(SettingsInvalid, match="FEATURESTORE_ADMIN_SECRET_ACCESS_KEY") as caught:
+        Settings.load({"FEATURESTORE_ADMIN_ACCESS_KEY_ID": "admin", "FEATURESTORE_ADMIN_SECRET_ACCESS_KEY": secret})
+    assert "hush" not in str(caught.value)
+    good = {"FEATURESTORE_ADMIN_ACCESS_KEY_ID": "admin", "FEATURESTORE_ADMIN_SECRET_ACCESS_KEY": "hush" * 5}
+    settings = Settings.load(good)
+    assert "hush" not in repr(settings)
+    assert "hush" not in settings.model_dump_json()
 
 
 def test_settings_are_immutable() -> None:

@@ -1,0 +1,1 @@
+"""Who may call: signatures of requests, access keys, sessions."""
