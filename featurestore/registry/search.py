@@ -1,7 +1,7 @@
 """Search in SQL: checked expressions as conditions on the registry's tables, and what keeps those tables current.
 
 One statement finds a page and one counts, so that answers are those of the database and no process holds a copy of it
-(docs/decisions/0022-search-in-sql.md).
+(docs/decisions/0021-search-in-sql.md).
 """
 
 from __future__ import annotations

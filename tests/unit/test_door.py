@@ -86,7 +86,9 @@ def test_without_keys_a_request_to_s3_still_says_what_its_body_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "door", [opened(required=True), opened(required=True, hosts=None), opened(required=False, hosts=None)], ids=str
+    "door",
+    [opened(required=True), opened(required=True, hosts=None), opened(required=False, hosts=None)],
+    ids=["keys on loopback", "keys", "beyond loopback"],
 )
 @pytest.mark.parametrize("api", [api for api in Api if api is not Api.OPEN])
 def test_with_keys_or_beyond_loopback_nobody_unsigned(door: Door, api: Api) -> None:
