@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 HOME_DIR ?= .featurestore
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup services demo test serve check fast bench crash lock format clean
@@ -34,7 +35,7 @@ test: setup services ## Run every test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: setup ## Lint, types and the fast tests
 	$(BIN)/ruff format --check .

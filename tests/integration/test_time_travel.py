@@ -271,13 +271,13 @@ def test_planning_anew_does_not_stretch_the_deadline(tmp_path: Path) -> None:
 
     def resolve(names: Sequence[TableName]) -> Relations:
         planned.append(time.monotonic())
-        time.sleep(0.4)  # a store that is slow to answer
+        time.sleep(0.8)  # a store that is slow to answer
         return Relations((View("history", "g", f"SELECT * FROM read_parquet(['{missing}'])"),), (missing,))
 
     with Sandbox(SandboxLimits(), tmp_path / "temp") as sandbox:
         sandbox.fences()
         started_s = time.monotonic()
-        with pytest.raises(QueryTimeout, match=r"after 1 s"):
-            sandbox.run("SELECT * FROM g", resolve, timeout_s=1.0)
-        assert time.monotonic() - started_s < REPLANS_MAX * 0.4
+        with pytest.raises(QueryTimeout, match=r"after 2 s"):
+            sandbox.run("SELECT * FROM g", resolve, timeout_s=2.0)
+        assert time.monotonic() - started_s < REPLANS_MAX * 0.8
     assert 1 < len(planned) <= 3

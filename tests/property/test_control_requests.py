@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
 from api.app import Service
+from api.server import LOOPBACK_HOSTS
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from tests.unit.test_control_limits import OPERATIONS
@@ -210,7 +211,7 @@ class Application:
     """The service without its socket."""
 
     def __init__(self, store: FeatureStore) -> None:
-        self._service = Service(store)
+        self._service = Service(store, hosts=LOOPBACK_HOSTS)
         self._runner = asyncio.Runner()
 
     def call(self, operation: str, body: bytes) -> tuple[int, dict[str, Any]]:

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from api.app import Service
+from api.server import LOOPBACK_HOSTS
 from featurestore.model.feature_group import CollectionType, FeatureDefinition, FeatureType, StorageType
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
@@ -67,7 +68,7 @@ class World:
 
     def __init__(self, home: Path) -> None:
         self.store = FeatureStore(Settings.load({}, home=home))
-        self.app = Service(self.store)
+        self.app = Service(self.store, hosts=LOOPBACK_HOSTS)
         self.loop = asyncio.new_event_loop()
         for name, storage in ((GROUP, StorageType.IN_MEMORY), (STANDARD, StorageType.STANDARD)):
             self.control(
