@@ -33,9 +33,11 @@ RUNS_AT_ONCE = 6
 SCRIPTS = {
     "sagemaker_v3": [EXAMPLES / "sagemaker_v3.py", HERE / "sagemaker_v3" / "options.py"],
     "sagemaker_v2": [EXAMPLES / "sagemaker_v2.py", HERE / "sagemaker_v2" / "options.py"],
+    "java": [HERE / "java" / "Operations.java"],
     "awscli": [HERE / "awscli" / "commands.py"],
     "boto3": [HERE / "boto3" / name for name in ("groups.py", "records.py", "objects.py", "queries.py")],
     "boto3_old": [HERE / "boto3" / name for name in ("objects.py", "queries.py")],
+    "javascript": [HERE / "javascript" / "operations.cjs"],
 }
 """The longest ones first."""
 PLAIN, SECURE = "http", "https-signed"
@@ -86,6 +88,7 @@ def _open(name: str, folder: Path) -> Door:
         "HOME": str(folder),
         "PYTHONPATH": str(HERE / "inside"),
         "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REGION": "us-east-1",  # Java and JavaScript read this one
         "AWS_ACCESS_KEY_ID": "any",
         "AWS_SECRET_ACCESS_KEY": "any",
         "AWS_CONFIG_FILE": os.devnull,
@@ -95,7 +98,7 @@ def _open(name: str, folder: Path) -> Door:
         "SAGEMAKER_SUPPRESS_V2_WARNING": "1",
     }
     if settings:
-        environ["AWS_CA_BUNDLE"] = settings["tls_cert_file"]
+        environ["AWS_CA_BUNDLE"] = environ["NODE_EXTRA_CA_CERTS"] = settings["tls_cert_file"]
     if name.endswith("-signed"):
         environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"] = _key(folder / "home", "owner", "admin")
         environ["READER_ACCESS_KEY_ID"], environ["READER_SECRET_ACCESS_KEY"] = _key(folder / "home", "reader", "read")
@@ -103,24 +106,41 @@ def _open(name: str, folder: Path) -> Door:
     return Door(service, environ | {"AWS_ENDPOINT_URL": service.url})
 
 
+def _command(client: str, door: Door, folder: Path) -> list[str]:
+    """The command that runs a client's scripts, and lets them connect to nothing but this machine."""
+    environment = ENVIRONMENTS / client
+    scripts = [str(script) for script in SCRIPTS[client]]
+    if client == "javascript":
+        return ["node", "--require", str(HERE / client / "guard.cjs"), *scripts]
+    if client == "java":
+        (folder / "hosts").write_text("127.0.0.1 localhost\n")
+        options = ["-XX:TieredStopAtLevel=1", f"-Djdk.net.hosts.file={folder / 'hosts'}"]  # no other name has an address
+        if "AWS_CA_BUNDLE" in door.environ:
+            trusted = folder / "trusted"
+            command = ["keytool", "-importcert", "-noprompt", "-alias", "test", "-file", door.environ["AWS_CA_BUNDLE"]]
+            subprocess.run([*command, "-keystore", str(trusted), "-storepass", "testing"], check=True, capture_output=True)
+            options += [f"-Djavax.net.ssl.trustStore={trusted}", "-Djavax.net.ssl.trustStorePassword=testing"]
+        return ["java", *options, "-cp", f"{environment}/*", *scripts]
+    return [str(environment / "bin" / "python"), "-m", "run", *scripts]
+
+
 def _run(client: str, door: Door, folder: Path) -> Ended:
     """Run the scripts of a client, in a folder of their own, to which the SDKs write files."""
     folder.mkdir()
-    python = ENVIRONMENTS / client / "bin" / "python"
-    command = [str(python), "-m", "run", *map(str, SCRIPTS[client])]
-    guard = folder / "left"
+    left = folder / "left"
+    own = {"GUARD_LOG": str(left), "TMPDIR": str(folder), "NODE_PATH": str(ENVIRONMENTS / client / "node_modules")}
     with (folder / "output").open("w") as output:
         status = subprocess.run(
-            command,
+            _command(client, door, folder),
             cwd=folder,
-            env=door.environ | {"GUARD_LOG": str(guard), "TMPDIR": str(folder)},
+            env=door.environ | own,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             timeout=RUN_S_MAX,
             check=False,
         ).returncode
-    return Ended(status, (folder / "output").read_text(), guard.read_text() if guard.exists() else "")
+    return Ended(status, (folder / "output").read_text(), left.read_text() if left.exists() else "")
 
 
 def _installed(client: str) -> bool:
@@ -168,5 +188,6 @@ def test_client(run: tuple[str, str], runs: Runs) -> None:
 
 
 def test_every_environment_has_scripts() -> None:
-    assert {path.parent.name for path in HERE.glob("*/requirements.lock")} == set(SCRIPTS)
+    locks = [path for name in ("requirements.lock", "package-lock.json", "pom.xml") for path in HERE.glob(f"*/{name}")]
+    assert {path.parent.name for path in locks} == set(SCRIPTS)
     assert shutil.which("openssl")
