@@ -270,9 +270,9 @@ if "READER_ACCESS_KEY_ID" in os.environ:
 
     with step("a wrong secret and an unknown key are refused"):
         wrong = boto3.client("sagemaker-featurestore-runtime", **weak | {"aws_secret_access_key": "wrong"})
-        refused(wrong.get_record, os.environ["WRONG_SECRET_CODE"], 403, **record_a)
+        refused(wrong.get_record, "InvalidSignatureException", 403, **record_a)
         unknown = boto3.client("sagemaker-featurestore-runtime", **weak | {"aws_access_key_id": "AKIAUNKNOWN"})
-        refused(unknown.get_record, os.environ["UNKNOWN_KEY_CODE"], 403, **record_a)
+        refused(unknown.get_record, "UnrecognizedClientException", 403, **record_a)
 
 with step("no operation of the service model and no error of the contract was left out"):
     assert set(wanted) == set(runtime.meta.service_model.operation_names)
