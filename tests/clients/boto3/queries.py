@@ -131,6 +131,11 @@ with step("the same ClientRequestToken is the same execution"):
     token = {"ClientRequestToken": uuid.uuid4().hex + uuid.uuid4().hex}
     assert run("SELECT 1", **token)["QueryExecutionId"] == run("SELECT 1", **token)["QueryExecutionId"]
 
+with step("without an OutputLocation the service has one of its own"):
+    started = athena.start_query_execution(QueryString="SELECT 1 AS one")
+    without = ended(started["QueryExecutionId"])
+    assert text(without["ResultConfiguration"]["OutputLocation"]).splitlines() == ['"one"', '"1"'], without
+
 with step("ListQueryExecutions"):
     assert execution["QueryExecutionId"] in athena.list_query_executions()["QueryExecutionIds"]
 
@@ -159,7 +164,8 @@ with step("InvalidRequestException (400)"):
     refused(athena.get_query_execution, "InvalidRequestException", 400, QueryExecutionId=unknown)
     refused(athena.get_query_results, "InvalidRequestException", 400, QueryExecutionId=unknown)
     refused(athena.stop_query_execution, "InvalidRequestException", 400, QueryExecutionId=unknown)
-    refused(athena.start_query_execution, "InvalidRequestException", 400, QueryString="SELECT 1")
+    elsewhere = {"ResultConfiguration": {"OutputLocation": "/etc/results"}}
+    refused(athena.start_query_execution, "InvalidRequestException", 400, QueryString="SELECT 1", **elsewhere)
 
 sagemaker.delete_feature_group(FeatureGroupName=group)
 with step("no operation and no error of the contract was left out"):

@@ -89,7 +89,7 @@ def check_datasets(dataset: Callable[..., Any], prices: Any, shops: Any, join: A
             builder = base().with_feature_group(
                 shops,
                 target_feature_name_in_base="id",
-                included_feature_names=["shop"],
+                included_feature_names=["shop", "sells"],  # the SDKs join on included features only
                 feature_name_in_target="sells",
                 join_type=kind,
             )
