@@ -35,7 +35,10 @@ SCRIPTS = {
     "sagemaker_v2": [EXAMPLES / "sagemaker_v2.py", HERE / "sagemaker_v2" / "options.py"],
     "java": [HERE / "java" / "Operations.java"],
     "awscli": [HERE / "awscli" / "commands.py"],
-    "boto3": [HERE / "boto3" / name for name in ("groups.py", "records.py", "objects.py", "queries.py")],
+    "boto3": [
+        EXAMPLES / "boto3_quickstart.py",
+        *(HERE / "boto3" / name for name in ("groups.py", "records.py", "objects.py", "queries.py")),
+    ],
     "boto3_old": [HERE / "boto3" / name for name in ("objects.py", "queries.py")],
     "javascript": [HERE / "javascript" / "operations.cjs"],
 }
