@@ -112,12 +112,12 @@ def check_datasets(dataset: Callable[..., Any], prices: Any, shops: Any, join: A
     with step("datasets: a dataframe with columns of every type as the base, point in time, two groups joined"):
         asked = frame(
             id=["a", "b", "nobody"],
-            when=[2500.0, 4000.0, 4000.0],
+            moment=[2500.0, 4000.0, 4000.0],
             whole=[1, 2, 3],
             text=["plain", "", None],
             flag=[True, False, True],
         )
-        builder = dataset(asked, record_identifier_feature_name="id", event_time_identifier_feature_name="when")
+        builder = dataset(asked, record_identifier_feature_name="id", event_time_identifier_feature_name="moment")
         builder = builder.with_feature_group(prices, included_feature_names=["price", "label"], join_type=join.LEFT_JOIN)
         builder = builder.with_feature_group(shops, feature_name_in_target="sells", join_type=join.LEFT_JOIN)
         data, _ = builder.point_in_time_accurate_join().to_dataframe()
