@@ -24,7 +24,10 @@ def aws(command: str, status: int = 0) -> str:
     """What `aws <command>` prints. The CLI runs inside of this process: its start costs more than most commands."""
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        ended = awscli.clidriver.create_clidriver().main(shlex.split(command))
+        try:
+            ended = awscli.clidriver.create_clidriver().main(shlex.split(command))
+        except SystemExit as error:  # arguments that it does not understand
+            ended = error.code
         out.flush()
     printed = out.buffer.getvalue().decode()  # type: ignore[attr-defined]
     assert ended == status, f"aws {command}: status {ended}\n{printed}{err.getvalue()}"
@@ -93,16 +96,12 @@ with step("put-record, get-record; a record that is not there prints nothing"):
     assert one["ExpiresAt"] == "2125-08-31T00:00:00Z", one
     assert aws(f"{runtime} get-record --feature-group-name {name} --record-identifier-value-as-string nobody") == ""
 
-with step("batch-get-record, update-record, list-records, batch-write-record, delete-record"):
+with step("batch-get-record, list-records, batch-write-record, delete-record"):
     got = answer(
         f"{runtime} batch-get-record --identifiers"
         f" FeatureGroupName={name},RecordIdentifiersValueAsString=a,nobody,FeatureNames=amount"
     )
     assert [record["Record"] for record in got["Records"]] == [[{"FeatureName": "amount", "ValueAsString": "0.10"}]], got
-    aws(
-        f"{runtime} update-record --feature-group-name {name} --record-identifier-value-as-string a"
-        " --features FeatureName=amount,ValueAsString=7"
-    )
     entries = json.dumps(
         [
             {
@@ -122,10 +121,10 @@ with step("batch-get-record, update-record, list-records, batch-write-record, de
     )
     assert sorted(answer(f"{runtime} list-records --feature-group-name {name} --max-items 5")["RecordIdentifiers"]) == ["a", "c"]
 
-with step("an error says its code and ends with 254"):
-    said = aws(f"{runtime} get-record --feature-group-name no-such-group --record-identifier-value-as-string a", status=254)
+with step("an error says its code and ends with 255"):
+    said = aws(f"{runtime} get-record --feature-group-name no-such-group --record-identifier-value-as-string a", status=255)
     assert "(ResourceNotFound)" in said, said
-    said = aws(f"{runtime} list-records --feature-group-name {name} --max-results 101 --no-paginate", status=254)
+    said = aws(f"{runtime} list-records --feature-group-name {name} --max-results 101 --no-paginate", status=255)
     assert "(ValidationError)" in said, said
 
 bucket = f"cli-{uuid.uuid4().hex[:8]}"
@@ -171,5 +170,5 @@ with step("athena start-query-execution, get-query-execution, get-query-results"
 
 with step("sagemaker delete-feature-group"):
     aws(f"sagemaker delete-feature-group --feature-group-name {name}")
-    said = aws(f"sagemaker describe-feature-group --feature-group-name {name}", status=254)
+    said = aws(f"sagemaker describe-feature-group --feature-group-name {name}", status=255)
     assert "(ResourceNotFound)" in said, said
