@@ -18,7 +18,8 @@ s3 = boto3.client("s3")
 sagemaker = boto3.client("sagemaker")
 runtime = boto3.client("sagemaker-featurestore-runtime")
 group = f"queries-{uuid.uuid4().hex[:8]}"
-results = f"s3://queries-{uuid.uuid4().hex[:8]}/results"
+bucket = f"queries-{uuid.uuid4().hex[:8]}"
+results = f"s3://{bucket}/results"
 
 
 def ended(query: str) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def text(uri: str) -> str:
     return str(s3.get_object(Bucket=where.netloc, Key=where.path[1:])["Body"].read().decode())
 
 
-with step("a group with rows"):
+with step("a group with rows, a bucket for results"):
+    s3.create_bucket(Bucket=bucket)
     sagemaker.create_feature_group(
         FeatureGroupName=group,
         RecordIdentifierFeatureName="id",
@@ -111,7 +113,6 @@ with step("Trino's words: database in two parts, WITH in WITH, row_number, times
     assert text(execution["ResultConfiguration"]["OutputLocation"]).splitlines() == ['"id"', '"a"']
 
 with step("a CSV file of the user's own as a table"):
-    bucket = urllib.parse.urlparse(results).netloc
     s3.put_object(Bucket=bucket, Key="own/file.csv", Body=b"a,7,0.5\nb,8,\n")
     own = f"own_{uuid.uuid4().hex[:8]}"
     execution = run(

@@ -110,8 +110,9 @@ public class Operations {
             }
         });
 
-        step("PutObject, GetObject, ListObjectsV2", () -> {
+        step("CreateBucket, PutObject, GetObject, ListObjectsV2", () -> {
             String key = "folder/a b+c.csv";
+            s3.createBucket(request -> request.bucket(group));
             s3.putObject(request -> request.bucket(group).key(key), RequestBody.fromString("id,amount\n1,0.5\n"));
             check(s3.getObjectAsBytes(request -> request.bucket(group).key(key)).asUtf8String().equals("id,amount\n1,0.5\n"), key);
             check(s3.listObjectsV2(request -> request.bucket(group).prefix("folder/")).contents().get(0).key().equals(key), key);

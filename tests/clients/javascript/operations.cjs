@@ -2,7 +2,7 @@
 const assert = require("node:assert/strict");
 const { setTimeout: sleep } = require("node:timers/promises");
 const { AthenaClient, GetQueryExecutionCommand, StartQueryExecutionCommand } = require("@aws-sdk/client-athena");
-const { GetObjectCommand, ListObjectsV2Command, PutObjectCommand, S3Client } = require("@aws-sdk/client-s3");
+const { CreateBucketCommand, GetObjectCommand, ListObjectsV2Command, PutObjectCommand, S3Client } = require("@aws-sdk/client-s3");
 const sagemaker = require("@aws-sdk/client-sagemaker");
 const runtime = require("@aws-sdk/client-sagemaker-featurestore-runtime");
 
@@ -108,8 +108,9 @@ async function main() {
     await refused(control, new sagemaker.DescribeFeatureGroupCommand(unknown), "ResourceNotFound", 400);
   });
 
-  await step("PutObject, GetObject, ListObjectsV2", async () => {
+  await step("CreateBucket, PutObject, GetObject, ListObjectsV2", async () => {
     const object = { Bucket: `javascript-${Date.now()}`, Key: "folder/a b+c.csv" };
+    await s3.send(new CreateBucketCommand({ Bucket: object.Bucket }));
     await s3.send(new PutObjectCommand({ ...object, Body: "id,amount\n1,0.5\n" }));
     assert.equal(await (await s3.send(new GetObjectCommand(object))).Body.transformToString(), "id,amount\n1,0.5\n");
     const listed = await s3.send(new ListObjectsV2Command({ Bucket: object.Bucket, Prefix: "folder/" }));
@@ -125,7 +126,7 @@ async function main() {
       new StartQueryExecutionCommand({
         QueryString: `SELECT count(*) AS n FROM "${described.OfflineStoreConfig.DataCatalogConfig.TableName}"`,
         QueryExecutionContext: { Database: "sagemaker_featurestore" },
-        ResultConfiguration: { OutputLocation: "s3://javascript-results/here" },
+        ResultConfiguration: { OutputLocation: "s3://javascript-offline/results" },
       }),
     );
     let state;
@@ -134,7 +135,7 @@ async function main() {
       await sleep(50);
     } while (["QUEUED", "RUNNING"].includes(state));
     assert.equal(state, "SUCCEEDED");
-    const result = await s3.send(new GetObjectCommand({ Bucket: "javascript-results", Key: `here/${QueryExecutionId}.csv` }));
+    const result = await s3.send(new GetObjectCommand({ Bucket: "javascript-offline", Key: `results/${QueryExecutionId}.csv` }));
     assert.equal(await result.Body.transformToString(), '"n"\n"7"\n'); // two puts, an update, a delete and three written at once
   });
 
