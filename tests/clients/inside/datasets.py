@@ -22,9 +22,9 @@ PRICES = frame(
     id=["a", "a", "a", "b"],
     et=[1000.0, 2000.0, 3000.0, 1500.0],
     price=[10.0, 20.0, 30.0, 15.5],
-    label=["x", None, "z", "with, comma"],
+    **{"shelf-label": ["x", None, "z", "with, comma"]},  # the SDKs do not quote it in their queries
 )
-PRICE_AGAIN = frame(id=["a"], et=[2000.0], price=[21.0], label=["newer"])
+PRICE_AGAIN = frame(id=["a"], et=[2000.0], price=[21.0], **{"shelf-label": ["newer"]})
 DELETED = {"b": "2500.0"}
 PRICE_AFTER_DELETE = {"id": "b", "et": "3500.0", "price": "35.0"}
 SHOPS = frame(shop=["1", "2"], opened=[1000.0, 1500.0], sells=["a", "c"], limit_of=[20.0, 30.0])
@@ -72,6 +72,8 @@ def check_datasets(dataset: Callable[..., Any], prices: Any, shops: Any, join: A
         second = datetime.datetime.fromtimestamp
         assert moments(base().with_event_time_range(starting_timestamp=second(2000, datetime.UTC))) == [*a[1:], *b]
         assert moments(base().with_event_time_range(ending_timestamp=second(2000, datetime.UTC))) == a[:2]
+        both_ends = second(1500, datetime.UTC), second(3000, datetime.UTC)
+        assert moments(base().with_event_time_range(*both_ends)) == a[1:]
     with step("datasets: a KMS key, with which the SDKs ask for the result in a malformed way"):
         assert moments(base(kms_key_id="alias/results")) == a + b
     with step("datasets: to_csv_file says where the result lies"):
@@ -114,13 +116,14 @@ def check_datasets(dataset: Callable[..., Any], prices: Any, shops: Any, join: A
             id=["a", "b", "nobody"],
             moment=[2500.0, 4000.0, 4000.0],
             whole=[1, 2, 3],
-            text=["plain", "", None],
+            text=["with, comma", 'with "quotes"', "plain"],
             flag=[True, False, True],
         )
         builder = dataset(asked, record_identifier_feature_name="id", event_time_identifier_feature_name="moment")
-        builder = builder.with_feature_group(prices, included_feature_names=["price", "label"], join_type=join.LEFT_JOIN)
+        builder = builder.with_feature_group(prices, included_feature_names=["price", "shelf-label"], join_type=join.LEFT_JOIN)
         builder = builder.with_feature_group(shops, feature_name_in_target="sells", join_type=join.LEFT_JOIN)
         data, _ = builder.point_in_time_accurate_join().to_dataframe()
         got = {(row["id"], row["whole"], row["flag"], row["price.1"]) for _, row in data.fillna({"price.1": -1}).iterrows()}
         assert got == {("a", 1, True, 10.0), ("a", 1, True, 21.0), ("b", 2, False, 35.0), ("nobody", 3, True, -1)}, got
+        assert set(data["text"]) == {"with, comma", 'with "quotes"', "plain"}, data
         assert set(data["shop.2"].fillna(-1)) == {1, -1}, data
