@@ -21,6 +21,7 @@ from featurestore.athena.results import ResultColumn, token_of
 from featurestore.athena.service import RESULT_LINE
 from featurestore.athena.tables import ExternalTable
 from featurestore.athena.translate import QueryInvalid, TableRef
+from featurestore.decoding import decode_json
 from featurestore.errors import FeatureStoreError, LimitExceeded, ValidationFailed
 from featurestore.store import FeatureStore
 
@@ -363,7 +364,7 @@ def _token(place: tuple[object, ...]) -> str:
 
 def _read_token(token: str, kind: type[_T]) -> _T:
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(token), type=kind)
+        return decode_json(base64.urlsafe_b64decode(token), kind)
     except (ValueError, msgspec.MsgspecError) as error:
         raise ValidationFailed.one("NextToken", "a token of an earlier answer", token) from error
 
