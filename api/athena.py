@@ -25,6 +25,7 @@ from featurestore.decoding import decode_json
 from featurestore.errors import FeatureStoreError, LimitExceeded, ValidationFailed
 from featurestore.store import FeatureStore
 
+END_AWAITED_S: Final = 3.0
 TARGET_PREFIX: Final = "AmazonAthena."
 SIGNING_NAME: Final = "athena"
 CATALOG: Final = "AwsDataCatalog"
@@ -186,7 +187,8 @@ class Athena:
         return {"QueryExecutionId": execution.execution_id}
 
     def get_query_execution(self, request: ExecutionRequest) -> object:
-        return {"QueryExecution": _execution(self._queries.get(request.QueryExecutionId))}
+        """Waits a while for the end: after an answer without it, clients sleep for five seconds before they ask again."""
+        return {"QueryExecution": _execution(self._queries.get(request.QueryExecutionId, wait_s=END_AWAITED_S))}
 
     def batch_get_query_execution(self, request: BatchGetQueryExecution) -> object:
         found, missing = [], []
