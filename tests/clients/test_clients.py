@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
 ENVIRONMENTS = Path(os.environ.get("CLIENTS_HOME", str(HERE.parents[1] / "build" / "clients")))
 MISSING = "NO CLIENT {}: its tests do not run. Run tests/clients/install.sh."
-RUN_S_MAX = 400.0
+RUN_S_MAX = 900.0
 RUNS_AT_ONCE = 6
 
 SCRIPTS = {

@@ -70,6 +70,34 @@ with step("20 MiB in parts, down again in ranges"):
     s3.abort_multipart_upload(Bucket=bucket, Key="given-up", UploadId=upload)
     refused(s3.head_object, "404", 404, Bucket=bucket, Key="given-up")
 
+with step("an upload in parts by hand, one of them copied; what is known of it meanwhile"):
+    named = {"Bucket": bucket, "Key": "by-hand"}
+    upload = s3.create_multipart_upload(**named)["UploadId"]
+    assert [entry["UploadId"] for entry in s3.list_multipart_uploads(Bucket=bucket)["Uploads"]] == [upload]
+    first = s3.upload_part_copy(
+        **named,
+        UploadId=upload,
+        PartNumber=1,
+        CopySource={"Bucket": bucket, "Key": "large.bin"},
+        CopySourceRange="bytes=0-6291455",
+    )["CopyPartResult"]["ETag"]
+    second = s3.upload_part(**named, UploadId=upload, PartNumber=2, Body=b"end")["ETag"]
+    parts = [(part["PartNumber"], part["ETag"]) for part in s3.list_parts(**named, UploadId=upload)["Parts"]]
+    assert parts == [(1, first), (2, second)], parts
+    s3.complete_multipart_upload(
+        **named, UploadId=upload, MultipartUpload={"Parts": [{"PartNumber": number, "ETag": etag} for number, etag in parts]}
+    )
+    assert s3.get_object(**named)["Body"].read() == large[:6291456] + b"end"
+
+with step("CopyObject, and what scripts ask of buckets and objects"):
+    s3.copy_object(Bucket=bucket, Key="copy", CopySource={"Bucket": bucket, "Key": strange})
+    assert s3.get_object(Bucket=bucket, Key="copy")["Body"].read() == b"newer"
+    assert s3.get_bucket_location(Bucket=bucket)["LocationConstraint"] is None  # us-east-1
+    assert "Status" not in s3.get_bucket_versioning(Bucket=bucket)
+    assert s3.get_bucket_acl(Bucket=bucket)["Owner"]
+    assert s3.get_object_acl(Bucket=bucket, Key="copy")["Owner"]
+    assert s3.get_object_tagging(Bucket=bucket, Key="copy")["TagSet"] == []
+
 with step("one megabyte and a bit in one piece, so that more than one chunk is sent"):
     piece = large[: (1 << 20) + 17]
     s3.put_object(Bucket=bucket, Key="piece.bin", Body=io.BytesIO(piece))
@@ -135,7 +163,7 @@ with step("errors: NoSuchKey, NoSuchBucket, InvalidRange"):
     refused(s3.head_bucket, "404", 404, Bucket=f"no-{bucket}")
     refused(s3.get_object, "InvalidRange", 416, Bucket=bucket, Key="list/0/0.csv", Range="bytes=5-9")
 
-with step("DeleteObject, DeleteObjects"):
+with step("DeleteObject, DeleteObjects, DeleteBucket"):
     s3.delete_object(Bucket=bucket, Key=strange)
     s3.delete_object(Bucket=bucket, Key=strange)
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket)["Contents"]]
@@ -143,6 +171,9 @@ with step("DeleteObject, DeleteObjects"):
     answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys]})
     assert sorted(entry["Key"] for entry in answer["Deleted"]) == sorted(keys), answer
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
+    s3.delete_bucket(Bucket=bucket)
+    refused(s3.head_bucket, "404", 404, Bucket=bucket)
+    s3.create_bucket(Bucket=bucket)
 
 if "READER_ACCESS_KEY_ID" in os.environ:
     with step("AccessDenied (403) where a key has no right"):
@@ -154,27 +185,12 @@ if "READER_ACCESS_KEY_ID" in os.environ:
         refused(reader.put_object, "AccessDenied", 403, Bucket=bucket, Key="a", Body=b"1")
 
 with step("no operation was left out"):
-    calls.require(
-        {
-            name: set()
-            for name in (
-                "GetCallerIdentity",
-                "AssumeRole",
-                "CreateBucket",
-                "HeadBucket",
-                "ListBuckets",
-                "PutObject",
-                "HeadObject",
-                "GetObject",
-                "CreateMultipartUpload",
-                "UploadPart",
-                "CompleteMultipartUpload",
-                "AbortMultipartUpload",
-                "ListObjects",
-                "ListObjectsV2",
-                "DeleteObject",
-                "DeleteObjects",
-            )
-        }
-    )
+    names = """
+        GetCallerIdentity AssumeRole
+        ListBuckets CreateBucket HeadBucket DeleteBucket GetBucketLocation GetBucketVersioning GetBucketAcl
+        PutObject GetObject HeadObject CopyObject DeleteObject DeleteObjects GetObjectAcl GetObjectTagging
+        ListObjects ListObjectsV2 ListParts ListMultipartUploads
+        CreateMultipartUpload UploadPart UploadPartCopy CompleteMultipartUpload AbortMultipartUpload
+    """
+    calls.require({name: set() for name in names.split()})
 print(f"botocore {botocore.__version__}")

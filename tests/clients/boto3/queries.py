@@ -140,6 +140,21 @@ with step("without an OutputLocation the service has one of its own"):
 with step("ListQueryExecutions"):
     assert execution["QueryExecutionId"] in athena.list_query_executions()["QueryExecutionIds"]
 
+with step("BatchGetQueryExecution, GetWorkGroup, and what there is to ask for"):
+    unknown = str(uuid.uuid4())
+    answer = athena.batch_get_query_execution(QueryExecutionIds=[execution["QueryExecutionId"], unknown])
+    assert [found["QueryExecutionId"] for found in answer["QueryExecutions"]] == [execution["QueryExecutionId"]], answer
+    assert [lost["QueryExecutionId"] for lost in answer["UnprocessedQueryExecutionIds"]] == [unknown], answer
+    assert athena.get_work_group(WorkGroup="primary")["WorkGroup"]["State"] == "ENABLED"
+    catalog = {"CatalogName": "AwsDataCatalog"}
+    database = catalog | {"DatabaseName": "sagemaker_featurestore"}
+    assert "sagemaker_featurestore" in [found["Name"] for found in athena.list_databases(**catalog)["DatabaseList"]]
+    assert athena.get_database(**database)["Database"]["Name"] == "sagemaker_featurestore"
+    tables = [found["Name"] for found in athena.list_table_metadata(**database)["TableMetadataList"]]
+    assert {table, own} <= set(tables), tables
+    columns = athena.get_table_metadata(**database, TableName=table)["TableMetadata"]["Columns"]
+    assert {"Name": "amount", "Type": "double"} in columns, columns
+
 with step("StopQueryExecution: what has ended stays as it was"):
     athena.stop_query_execution(QueryExecutionId=execution["QueryExecutionId"])
     assert ended(execution["QueryExecutionId"])["Status"]["State"] == "SUCCEEDED"
@@ -178,5 +193,11 @@ with step("no operation and no error of the contract was left out"):
             "GetQueryResults": bad_request,
             "StopQueryExecution": bad_request,
             "ListQueryExecutions": set(),
+            "BatchGetQueryExecution": set(),
+            "GetWorkGroup": set(),
+            "ListDatabases": set(),
+            "GetDatabase": set(),
+            "ListTableMetadata": set(),
+            "GetTableMetadata": set(),
         }
     )
