@@ -21,9 +21,10 @@ setup: .venv/.installed ## Create .venv from locked versions
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-services: ## Install the servers that tests talk to, where that is possible
+services: ## Install the servers and clients that tests talk with, where that is possible
 	@sh tests/redis/install.sh
 	@sh tests/kafka/install.sh
+	@PYTHON=$(PYTHON) sh tests/clients/install.sh
 
 demo: setup ## See it work on a year of flights and weather
 	$(BIN)/featurestore demo
@@ -51,6 +52,7 @@ bench: setup services ## The benchmarks in canonical size; results are appended 
 
 lock: setup ## Resolve dependencies anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url --no-header --no-annotate -q pyproject.toml -o requirements.lock
+	sh tests/clients/lock.sh
 
 format: setup ## Format the code
 	$(BIN)/ruff format .

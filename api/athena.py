@@ -21,9 +21,11 @@ from featurestore.athena.results import ResultColumn, token_of
 from featurestore.athena.service import RESULT_LINE
 from featurestore.athena.tables import ExternalTable
 from featurestore.athena.translate import QueryInvalid, TableRef
+from featurestore.decoding import decode_json
 from featurestore.errors import FeatureStoreError, LimitExceeded, ValidationFailed
 from featurestore.store import FeatureStore
 
+END_AWAITED_S: Final = 3.0
 TARGET_PREFIX: Final = "AmazonAthena."
 SIGNING_NAME: Final = "athena"
 CATALOG: Final = "AwsDataCatalog"
@@ -185,7 +187,8 @@ class Athena:
         return {"QueryExecutionId": execution.execution_id}
 
     def get_query_execution(self, request: ExecutionRequest) -> object:
-        return {"QueryExecution": _execution(self._queries.get(request.QueryExecutionId))}
+        """Waits a while for the end: after an answer without it, clients sleep for five seconds before they ask again."""
+        return {"QueryExecution": _execution(self._queries.get(request.QueryExecutionId, wait_s=END_AWAITED_S))}
 
     def batch_get_query_execution(self, request: BatchGetQueryExecution) -> object:
         found, missing = [], []
@@ -363,7 +366,7 @@ def _token(place: tuple[object, ...]) -> str:
 
 def _read_token(token: str, kind: type[_T]) -> _T:
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(token), type=kind)
+        return decode_json(base64.urlsafe_b64decode(token), kind)
     except (ValueError, msgspec.MsgspecError) as error:
         raise ValidationFailed.one("NextToken", "a token of an earlier answer", token) from error
 

@@ -11,6 +11,7 @@ import msgspec
 
 from api.s3_xml import S3Refused
 from featurestore.buckets.protocol import LIST_KEYS_MAX, BucketObject, Buckets
+from featurestore.decoding import decode_json
 from featurestore.model.key_order import beyond
 
 _FORMAT: Final = "1"
@@ -45,7 +46,7 @@ def after_token(token: str) -> str:
     """
     try:
         data = base64.b64decode(token, altchars=b"-_", validate=True)
-        version, last, is_prefix = msgspec.json.decode(data, type=tuple[str, str, bool])
+        version, last, is_prefix = decode_json(data, tuple[str, str, bool])
     except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
         raise S3Refused("InvalidArgument", "continuation-token: expected one of an earlier answer") from error
     if version != _FORMAT:

@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
+from featurestore.decoding import decode_json
 from featurestore.errors import (
     AccessForbidden,
     AccessKeyNotFound,
@@ -170,7 +171,7 @@ def decode(data: bytes, kind: type[_T]) -> _T:
         ValidationFailed: it is not JSON, or not of that shape; the path of the fault is named.
     """
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decode_json(data, kind)
     except msgspec.ValidationError as error:
         raise ValidationFailed([_shape_fault(str(error), kind)]) from error
     except RecursionError as error:

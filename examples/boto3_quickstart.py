@@ -15,8 +15,11 @@ import boto3
 if "AWS_ENDPOINT_URL" not in os.environ:
     sys.exit("set AWS_ENDPOINT_URL to the address that `featurestore serve` prints")
 
-# A store without access keys takes any credentials; boto3 wants some to sign with, and a region.
-session = boto3.Session(aws_access_key_id="any", aws_secret_access_key="any", region_name="us-east-1")
+# A service without access keys takes any credentials; one that has some wants yours. boto3 finds them in the environment, and
+# wants some to sign with in any case, and a region.
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "any")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "any")
+session = boto3.Session(region_name="us-east-1")
 sagemaker = session.client("sagemaker")  # makes and describes feature groups
 runtime = session.client("sagemaker-featurestore-runtime")  # writes and reads records
 

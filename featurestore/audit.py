@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore.decoding import decode_json
 from featurestore.engine import Engine, failed, identifier, literal
 from featurestore.errors import FileVanished, StoreCorrupt, StoreUnavailable
 from featurestore.model.cells import arrow_type
@@ -584,7 +585,7 @@ _T = TypeVar("_T", _Pending, _Receipt)
 
 def _decoded(data: bytes, kind: type[_T], what: str) -> _T:
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decode_json(data, kind)
     except msgspec.MsgspecError as error:
         raise StoreCorrupt(what, str(error)) from error
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.access.sigv4 import Credentials, Request, sign
+from featurestore.decoding import decode_json
 from featurestore.errors import ServiceRefused, StoreUnavailable, ValidationFailed
 from featurestore.model.feature_group import FeatureDefinition, FeatureType, TtlDuration
 from featurestore.model.frame import arrow_table
@@ -242,7 +243,7 @@ class Client:
         return TrainingSet(
             table.select(names[:spine_columns]),
             table.select(names[spine_columns:]),
-            msgspec.json.decode(answer.headers["x-featurestore-versions"], type=dict[str, int]),
+            decode_json(answer.headers["x-featurestore-versions"], dict[str, int]),
         )
 
     def sql(self, statement: str, *, as_of: datetime | None = None, fresh: bool = True) -> pa.Table:

@@ -24,6 +24,7 @@ from typing import Final
 import msgspec
 
 from featurestore.batch_ingest import Run
+from featurestore.decoding import decode_json
 from featurestore.errors import StoreCorrupt
 from featurestore.model.change import shard_of
 from featurestore.model.feature_group import FeatureGroup
@@ -128,7 +129,7 @@ class Eraser:
             if data is None:
                 continue
             try:
-                pending = msgspec.json.decode(data, type=PendingErasure)
+                pending = decode_json(data, PendingErasure)
             except msgspec.MsgspecError as error:
                 raise StoreCorrupt(key, "not a promised erasure") from error
             if pending.format != FORMAT_VERSION:

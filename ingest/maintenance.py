@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from featurestore.errors import FeatureStoreError
+from featurestore.errors import FeatureGroupNotFound, FeatureStoreError
 from featurestore.model.feature_group import GroupStatus
 from featurestore.store import FeatureStore
 from ingest.background import Background, Retry
@@ -64,6 +64,8 @@ class MaintenanceWorker(Background):
                 break
             try:
                 report = self._store.maintain(name)
+            except FeatureGroupNotFound:
+                continue  # deleted since it was listed
             except Exception as error:  # whatever it is, the other groups have their turn, and this one the next round
                 errors[name] = str(error)
                 expected = isinstance(error, FeatureStoreError)

@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from featurestore.access.keys import AccessKey
+from featurestore.decoding import decode_msgpack
 from featurestore.errors import AccessKeyUnknown, SessionExpired, SessionTokenInvalid
 
 ID_PREFIX: Final = "FSTA"
@@ -76,7 +77,7 @@ def open_token(
         raise SessionTokenInvalid(f"expected at most {TOKEN_CHARS_MAX} characters")
     try:
         data = base64.b64decode(token, altchars=b"-_", validate=True)
-        session = msgspec.msgpack.decode(data[MAC_BYTES:], type=Session)
+        session = decode_msgpack(data[MAC_BYTES:], Session)
     except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
         raise SessionTokenInvalid("expected one that this service gave out") from error
     parent = keys.get(session.parent)

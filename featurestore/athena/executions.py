@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from featurestore.athena.results import ResultColumn
 from featurestore.athena.statements import StatementType
+from featurestore.decoding import decode_json
 from featurestore.errors import FeatureStoreError, StoreCorrupt, ValidationFailed
 from featurestore.registry.sql import SqlRegistry, execution_table
 
@@ -273,6 +274,6 @@ def _values(execution: Execution) -> dict[str, object]:
 
 def _decode(document: bytes) -> Execution:
     try:
-        return msgspec.json.decode(document, type=Execution)
+        return decode_json(document, Execution)
     except msgspec.MsgspecError as error:
         raise StoreCorrupt("registry", f"query execution: {error}") from error

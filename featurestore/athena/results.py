@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from featurestore.decoding import decode_json
 from featurestore.errors import QueryFailed, StoreCorrupt, ValidationFailed
 from featurestore.query.sandbox import ResultStream
 
@@ -271,7 +272,7 @@ def read_token(token: str, execution_id: str) -> int:
         ValidationFailed: the token is of another result, or none of ours.
     """
     try:
-        found, offset = msgspec.json.decode(base64.urlsafe_b64decode(token), type=tuple[str, int])
+        found, offset = decode_json(base64.urlsafe_b64decode(token), tuple[str, int])
     except (ValueError, msgspec.MsgspecError) as error:
         raise ValidationFailed.one("NextToken", "a token of an earlier answer", token) from error
     if found != execution_id or not 0 <= offset < 1 << 62:

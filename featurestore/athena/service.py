@@ -67,6 +67,8 @@ _log: Final = logging.getLogger(__name__)
 
 QUEUED_MAX: Final = 1000
 """Queries that one process lets wait; 30 MiB of statements at most as long as each is."""
+WATCHING_MAX: Final = 8
+"""Callers that wait for the end of a query, each with a thread of the service's."""
 FILES_MAX: Final = 10_000
 """Files of one external table."""
 REASON_CHARS_MAX: Final = 2000
@@ -129,6 +131,7 @@ class AthenaQueries:
         self._stops: dict[str, Stop] = {}
         self._threads: list[threading.Thread] = []
         self._idle = 0
+        self._watching = 0
         self._closing = False
 
     def start(
@@ -186,11 +189,20 @@ class AthenaQueries:
                 self._lock.notify_all()  # the thread that renews leases waits there as well
         return kept
 
-    def get(self, execution_id: str) -> Execution:
+    def get(self, execution_id: str, *, wait_s: float = 0.0) -> Execution:
         """
+        Args:
+            wait_s: how long to wait for its end if it waits or runs in this process. WATCHING_MAX callers at a time are kept
+                waiting; others have their answer at once.
+
         Raises:
             ExecutionNotFound, StoreUnavailable
         """
+        with self._lock:
+            if wait_s and execution_id in self._stops and self._watching < WATCHING_MAX:
+                self._watching += 1
+                self._lock.wait_for(lambda: self._closing or execution_id not in self._stops, timeout=wait_s)
+                self._watching -= 1
         return self.executions.get(execution_id)
 
     def stop(self, execution_id: str) -> None:
@@ -293,6 +305,7 @@ class AthenaQueries:
             finally:
                 with self._lock:
                     del self._stops[execution.execution_id]
+                    self._lock.notify_all()
 
     def _run(self, execution_id: str, stop: Stop) -> None:
         """From QUEUED to an end. Whatever comes of it is the execution's: nothing is raised but that this can't be kept."""

@@ -14,6 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from featurestore.athena.translate import QueryInvalid, TableRef
+from featurestore.decoding import decode_json
 from featurestore.engine import identifier, literal
 from featurestore.errors import StoreCorrupt
 from featurestore.registry.sql import SqlRegistry, external_table
@@ -168,6 +169,6 @@ def _this(database: str, name: str) -> sa.ColumnElement[bool]:
 
 def _decode(document: bytes) -> ExternalTable:
     try:
-        return msgspec.json.decode(document, type=ExternalTable)
+        return decode_json(document, ExternalTable)
     except msgspec.MsgspecError as error:
         raise StoreCorrupt("registry", f"external table: {error}") from error

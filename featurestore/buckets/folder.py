@@ -33,6 +33,7 @@ from featurestore.beneath import file_in, folder_beneath
 from featurestore.buckets.file_names import folder_path_of, is_begin, path_of, text_of
 from featurestore.buckets.names import check_bucket, check_key, is_bucket_name
 from featurestore.buckets.protocol import LIST_KEYS_MAX, BucketObject
+from featurestore.decoding import decode_json
 from featurestore.errors import BucketNotEmpty, NoSuchBucket, NoSuchKey, PreconditionFailed, StoreUnavailable, ValidationFailed
 from featurestore.model.key_order import in_key_order
 from featurestore.temporary import remove_leftover_files, temporary_file
@@ -307,7 +308,7 @@ class FolderBuckets:
         place = self._meta_place(bucket, key)
         try:
             with folder_beneath(self._root, place[:-1]) as folder, file_in(folder, place[-1]) as file:
-                read = msgspec.json.decode(file.read(), type=_Descriptions)
+                read = decode_json(file.read(), _Descriptions)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
         of_file = [item for item in read.files if (item.mtime_ns, item.size) == (status.st_mtime_ns, status.st_size)]

@@ -31,6 +31,7 @@ import msgspec
 from featurestore.buckets.folder import TEMPORARY, Condition, FolderBuckets
 from featurestore.buckets.names import check_bucket, check_key
 from featurestore.buckets.protocol import BucketObject
+from featurestore.decoding import decode_json
 from featurestore.errors import NoSuchUpload, StoreUnavailable, UploadRefused
 from featurestore.temporary import temporary_file
 
@@ -177,7 +178,7 @@ class Uploads:
                 if _ID.fullmatch(folder.name) is None:
                     continue
                 with suppress(FileNotFoundError):
-                    upload = msgspec.json.decode((folder / UPLOAD).read_bytes(), type=_Upload)
+                    upload = decode_json((folder / UPLOAD).read_bytes(), _Upload)
                     if upload.bucket == bucket and not (folder / DONE).exists():
                         found.append((upload.key, folder.name, (folder / UPLOAD).stat().st_mtime_ns // 1000))
         return sorted(found, key=lambda item: (item[0], item[2]))
@@ -211,7 +212,7 @@ class Uploads:
         with _operation(f"complete the multipart upload of {key!r}"), self._locked(upload_id) as folder:
             upload = self._upload(bucket, key, upload_id)
             with suppress(FileNotFoundError):
-                done = msgspec.json.decode((folder / DONE).read_bytes(), type=_Done)
+                done = decode_json((folder / DONE).read_bytes(), _Done)
                 if done.parts != tuple(wanted):
                     raise NoSuchUpload(upload_id)
                 return BucketObject(key, done.bytes, done.etag, done.modified_at_us, upload.content_type, done.headers)
@@ -268,7 +269,7 @@ class Uploads:
             raise NoSuchUpload(upload_id)
         with _operation(f"read multipart upload {upload_id}"):
             try:
-                upload = msgspec.json.decode((self._root / upload_id / UPLOAD).read_bytes(), type=_Upload)
+                upload = decode_json((self._root / upload_id / UPLOAD).read_bytes(), _Upload)
             except FileNotFoundError as error:
                 raise NoSuchUpload(upload_id) from error
         if (upload.bucket, upload.key) != (bucket, key):

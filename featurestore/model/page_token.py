@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from featurestore.decoding import decode_msgpack
 from featurestore.errors import ValidationFailed
 from featurestore.model import limits
 
@@ -47,7 +48,7 @@ def decode_token(secret: bytes, group_id: int, token: str, *, path: str = "NextT
     mac, body = data[:MAC_BYTES], data[MAC_BYTES:]
     if not hmac.compare_digest(mac, _mac(secret, body)):
         raise ValidationFailed.one(path, EXPECTED, token)
-    found = msgspec.msgpack.decode(body, type=_Body)  # signed, so of our making
+    found = decode_msgpack(body, _Body)  # signed, so of our making
     if found.group_id != group_id:
         raise ValidationFailed.one(path, EXPECTED, token)
     return found.shard, found.record_id

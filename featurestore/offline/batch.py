@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from featurestore.decoding import decode_json
 from featurestore.errors import StoreCorrupt, StoreUnavailable
 from featurestore.model.change import LoggedChange
 from featurestore.model.feature_group import FeatureGroup
@@ -291,7 +292,7 @@ class BatchWriter:
             if data is None:
                 continue
             try:
-                journal = msgspec.json.decode(data, type=Journal)
+                journal = decode_json(data, Journal)
             except msgspec.MsgspecError as error:
                 raise StoreCorrupt(key, str(error)) from error
             if journal.format != FORMAT_VERSION:

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from featurestore.decoding import decode_json
 from featurestore.errors import StoreCorrupt, StoreUnavailable
 from featurestore.model.change import subject_of
 from featurestore.offline import layout
@@ -113,7 +114,7 @@ class ErasedRecords:
 
 def _decode(data: bytes, what: str) -> Erasure:
     try:
-        entry = msgspec.json.decode(data, type=Erasure)
+        entry = decode_json(data, Erasure)
     except msgspec.MsgspecError as error:
         raise StoreCorrupt(what, str(error)) from error
     if entry.format != FORMAT_VERSION:

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from featurestore.decoding import decode_json
 from featurestore.errors import StoreCorrupt, StoreUnavailable
 from featurestore.offline import layout
 from featurestore.offline.protocol import ObjectStore
@@ -335,7 +336,7 @@ def _by_text(by_shard: Mapping[int, int] | None) -> dict[str, int]:
 
 def _decode(data: bytes, kind: type[_T], what: str) -> _T:
     try:
-        value = msgspec.json.decode(data, type=kind)
+        value = decode_json(data, kind)
     except msgspec.MsgspecError as error:
         raise StoreCorrupt(what, str(error)) from error
     found = getattr(value, "format", None)

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from featurestore.decoding import decode_json
 from featurestore.errors import StoreCorrupt, excerpt
 from featurestore.model.cells import arrow_type
 from featurestore.model.change import LoggedChange, Op, shard_of
@@ -149,7 +150,7 @@ def facts_of(footer: pq.FileMetaData) -> dict[str, int | str]:
         StoreCorrupt: there are none.
     """
     try:
-        return msgspec.json.decode((footer.metadata or {})[FACTS], type=dict[str, int | str])
+        return decode_json((footer.metadata or {})[FACTS], dict[str, int | str])
     except (KeyError, msgspec.MsgspecError) as error:
         raise StoreCorrupt("data file", f"no facts in its footer: {error!r}") from error
 

@@ -33,6 +33,7 @@ import msgspec
 import pyarrow as pa
 
 from featurestore.changelog.protocol import ChangeSource
+from featurestore.decoding import decode_json
 from featurestore.errors import (
     FeatureGroupNotFound,
     FeatureStoreError,
@@ -731,7 +732,7 @@ def _quarantine_table(poison: Sequence[_Poison]) -> pa.Table:
 
 def _decode(data: bytes, kind: type[_T], what: str) -> _T:
     try:
-        value = msgspec.json.decode(data, type=kind)
+        value = decode_json(data, kind)
     except msgspec.MsgspecError as error:
         raise StoreCorrupt(what, str(error)) from error
     if value.format != FORMAT_VERSION:

@@ -38,6 +38,7 @@ from typing import Final, Self, TypeVar
 import msgspec
 import pyarrow as pa
 
+from featurestore.decoding import decode_json
 from featurestore.errors import (
     FileVanished,
     QueryError,
@@ -641,7 +642,7 @@ def _environment(directory: Path) -> dict[str, str]:
 
 def _decoded(payload: pa.Buffer, kind: type[_T]) -> _T:
     try:
-        return msgspec.json.decode(memoryview(payload), type=kind)
+        return decode_json(memoryview(payload), kind)
     except msgspec.MsgspecError as error:
         raise QueryFailed("the query process sent something that can't be read") from error
 

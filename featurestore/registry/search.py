@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from featurestore.decoding import decode_json
 from featurestore.errors import ValidationFailed
 from featurestore.model.feature_group import FeatureDefinition, FeatureGroup, FeatureType
 from featurestore.model.search import (
@@ -96,7 +97,7 @@ def find_groups(connection: sa.Connection, query: SearchQuery) -> GroupHits:
     """See `registry.protocol.Registry.search_groups`."""
     source = groups.join(group_search, groups.c.group_id == group_search.c.group_id)
     rows, token, total = _page(connection, query, source, [groups.c.document, groups.c.group_id], [groups.c.group_id], "")
-    return GroupHits([msgspec.json.decode(row.document, type=FeatureGroup) for row in rows], token, total)
+    return GroupHits([decode_json(row.document, FeatureGroup) for row in rows], token, total)
 
 
 def find_features(connection: sa.Connection, query: SearchQuery, arn_prefix: str) -> FeatureHits:
@@ -122,7 +123,7 @@ def find_features(connection: sa.Connection, query: SearchQuery, arn_prefix: str
             row.created_at_us,
             row.modified_at_us,
             row.description,
-            msgspec.json.decode(row.parameters, type=dict[str, str]),
+            decode_json(row.parameters, dict[str, str]),
         )
         for row in rows
     ]
@@ -311,7 +312,7 @@ def _read_token(query: SearchQuery, keys: int) -> list[str | int]:
     """Where the page before ended. Raises ValidationFailed."""
     assert query.page_token is not None, "asked of queries that have one"
     try:
-        digest, sort, *place = msgspec.json.decode(base64.urlsafe_b64decode(query.page_token), type=list[str | _Int64])
+        digest, sort, *place = decode_json(base64.urlsafe_b64decode(query.page_token), list[str | _Int64])
     except (ValueError, msgspec.MsgspecError) as error:
         raise ValidationFailed.one("NextToken", "a token of an earlier answer", query.page_token) from error
     numbers = [part for part in place if isinstance(part, int)]

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from featurestore.decoding import decode_json
 from featurestore.errors import (
     FeatureGroupInUse,
     FeatureGroupNotFound,
@@ -470,7 +471,7 @@ class SqlRegistry:
             row.created_at_us,
             row.modified_at_us,
             row.description,
-            msgspec.json.decode(row.parameters, type=dict[str, str]),
+            decode_json(row.parameters, dict[str, str]),
         )
 
     def _creation_time_us(self, connection: sa.Connection, name: str) -> int:
@@ -564,7 +565,7 @@ def _migrate(connection: sa.Connection) -> None:
     live = sa.select(_groups.c.group_id).where(_groups.c.live == 1)
     connection.execute(_features.delete().where(_features.c.group_id.not_in(live)))
     for row in connection.execute(sa.select(_features.c.group_id, _features.c.name, _features.c.parameters)).all():
-        parameters = msgspec.json.decode(row.parameters, type=dict[str, str])
+        parameters = decode_json(row.parameters, dict[str, str])
         if parameters:
             search.store_parameters(connection, row.group_id, row.name, parameters)
 
@@ -589,7 +590,7 @@ def _adopt_identity(connection: sa.Connection, wanted: WantedIdentity) -> StoreI
 
 def _decode_stream(document: bytes) -> Stream:
     try:
-        return msgspec.json.decode(document, type=Stream)
+        return decode_json(document, Stream)
     except msgspec.MsgspecError as error:
         raise StoreCorrupt("registry", f"stream: {error}") from error
 
@@ -613,7 +614,7 @@ def _required(connection: sa.Connection, name: str) -> str:
 
 
 def _decode(document: bytes) -> FeatureGroup:
-    return msgspec.json.decode(document, type=FeatureGroup)
+    return decode_json(document, FeatureGroup)
 
 
 def _token(sort: GroupSort, value: str | int, group_id: int) -> str:
@@ -622,9 +623,7 @@ def _token(sort: GroupSort, value: str | int, group_id: int) -> str:
 
 def _read_token(token: str, sort: GroupSort) -> tuple[str | int, int]:
     try:
-        written_sort, value, group_id = msgspec.json.decode(
-            base64.urlsafe_b64decode(token), type=tuple[GroupSort, str | _Int64, _Int64]
-        )
+        written_sort, value, group_id = decode_json(base64.urlsafe_b64decode(token), tuple[GroupSort, str | _Int64, _Int64])
     except (ValueError, msgspec.MsgspecError) as error:
         raise ValidationFailed.one("NextToken", "a token of an earlier answer", token) from error
     if written_sort is not sort or isinstance(value, int) != (sort is GroupSort.CREATION_TIME):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from featurestore.athena.executions import ExecutionState
+from featurestore.athena.service import WATCHING_MAX
 from featurestore.buckets.folder import FolderBuckets
 from featurestore.buckets.protocol import Buckets
+from featurestore.settings import Settings
+from featurestore.store import FeatureStore
 from tests.integration.conftest import ANSWER_S_MAX, definitions, record
 from tests.service import Service
 
@@ -371,3 +376,15 @@ def test_a_result_that_was_deleted(athena: Any, buckets: Buckets) -> None:
     buckets.delete("results-of-queries", f"some/prefix/{execution['QueryExecutionId']}.csv")
     with pytest.raises(ClientError, match="a query whose result is still there"):
         athena.get_query_results(QueryExecutionId=execution["QueryExecutionId"])
+
+
+def test_who_asks_for_a_query_is_kept_until_it_ends(tmp_path: Path) -> None:
+    with FeatureStore(Settings.load({}, home=tmp_path)) as store, ThreadPoolExecutor(WATCHING_MAX + 1) as callers:
+        execution_id = store.athena.start(ENDLESS, database="sagemaker_featurestore").execution_id
+        asked = [callers.submit(store.athena.get, execution_id, wait_s=600) for _ in range(WATCHING_MAX + 1)]
+        one_too_many = next(as_completed(asked, timeout=ANSWER_S_MAX))
+        assert one_too_many.result().state in (ExecutionState.QUEUED, ExecutionState.RUNNING)
+        store.athena.stop(execution_id)
+        ended = [answer.result(timeout=ANSWER_S_MAX).state for answer in asked if answer is not one_too_many]
+        assert ended == [ExecutionState.CANCELLED] * WATCHING_MAX
+        assert store.athena.get(execution_id, wait_s=600).state is ExecutionState.CANCELLED  # has ended: nothing to wait for

@@ -22,6 +22,7 @@ from featurestore.offline import compaction, layout, manifest, schema
 from featurestore.offline.manifest import FileEntry, Manifest, Origin, Version, delta_after
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
+from ingest.maintenance import MaintenanceWorker
 from tests.service import Service
 
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
@@ -280,6 +281,22 @@ def test_the_service_looks_after_its_store(tmp_path: Path) -> None:
         answer = client.sql("SELECT count(*) AS n, sum(n) AS total FROM g").to_pylist()
         assert answer == [{"n": 61, "total": sum(range(60)) + 1000}]
     assert " ERROR " not in (tmp_path / "log").read_text()
+
+
+def test_a_group_that_is_deleted_meanwhile_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Deleting(FeatureStore):
+        def maintain(self, name: str, **options: Any) -> Any:
+            self.delete_feature_group(name)
+            return super().maintain(name, **options)
+
+    with Deleting(Settings.load({}, home=tmp_path)) as store:
+        create(store)
+        worker = MaintenanceWorker(store, maintenance_s=0.05)
+        worker.start()
+        until(lambda: worker.status.finished_at_s, "no round ended")
+        worker.stop()
+        assert worker.status.errors == {}
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_what_can_not_be_a_row_is_counted_and_holds_nothing_up(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 import featurestore
 from api import control_plane as control
-from api import door, openapi, runtime, s3_xml, sts, wire
+from api import door, openapi, rights, runtime, s3_xml, sts, wire
 from api import native as native_routes
 from featurestore import errors
 from featurestore.errors import AccessForbidden, AuthenticationFailed, FeatureStoreError, ServiceRefused
@@ -177,3 +178,26 @@ class TestExamples:
                 assert word.startswith(WRITTEN_URL)
                 path = word.removeprefix(WRITTEN_URL)
         return http_client.request(method or ("GET" if body is None else "POST"), path, body, headers).body.decode()
+
+
+def operations_in(page: str, heading: str) -> set[str]:
+    """The operations in the first column of the tables below a heading of the guide."""
+    section = re.split(r"\n##+ ", page.partition(f"{heading}\n")[2])[0]
+    return {name.strip() for row in table_rows(section) if row[0] != "operation" for name in row[0].split(",")}
+
+
+def test_the_guide_of_aws_clients_has_every_operation() -> None:
+    guide = (REFERENCE.parent / "guides" / "aws-clients.md").read_text()
+    documented = {
+        "sagemaker": operations_in(guide, "### Records (`sagemaker-featurestore-runtime`)")
+        | operations_in(guide, "### Feature groups (`sagemaker`)"),
+        "athena": operations_in(guide, "### Queries (`athena`)"),
+        "sts": operations_in(guide, "### Callers (`sts`)"),
+    }
+    for service, names in documented.items():
+        offered = {name.removeprefix(f"{service}:") for name in rights.RIGHTS if name.startswith(f"{service}:")}
+        assert names == offered, service
+    buckets = (REFERENCE.parent / "guides" / "buckets.md").read_text()
+    named = set(re.findall(r"\b(?:[A-Z][a-z]+){2,}(?:V2)?\b", buckets.partition("## What is offered")[2].partition("\n## ")[0]))
+    known = {name for name in named if name in boto3.client("s3").meta.service_model.operation_names}
+    assert operations_in(guide, "### Objects (`s3`)") == known

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOORS = {
     "featurestore.errors": 0,
+    "featurestore.decoding": 0,
     "featurestore.model": 1,
     "featurestore.settings": 2,
     "featurestore.progress": 1,
@@ -105,3 +106,15 @@ def test_package_files_only_re_export(path: Path) -> None:
 
 def test_no_room_for_odds_and_ends() -> None:
     assert not [path for path in MODULES if path.stem in ("utils", "helpers", "common", "misc")]
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path != Path("featurestore/decoding.py")], ids=str)
+def test_types_are_decoded_in_one_place(path: Path) -> None:
+    """See `featurestore.decoding`: two threads that decode a type for the first time can end the process."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "msgspec.json.decode",
+            "msgspec.msgpack.decode",
+            "msgspec.convert",
+        ):
+            assert "type" not in [keyword.arg for keyword in node.keywords], f"{path}:{node.lineno}: use featurestore.decoding"
