@@ -29,7 +29,7 @@ EXAMPLES = HERE.parents[1] / "examples"
 ENVIRONMENTS = Path(os.environ.get("CLIENTS_HOME", str(HERE.parents[1] / "build" / "clients")))
 MISSING = "NO CLIENT {}: its tests do not run. Run tests/clients/install.sh."
 RUN_S_MAX = 900.0
-RUNS_AT_ONCE = 6
+RUNS_AT_ONCE = 4
 
 SCRIPTS = {
     "sagemaker_v3": [EXAMPLES / "sagemaker_v3.py", HERE / "sagemaker_v3" / "options.py"],
@@ -48,7 +48,7 @@ ONCE = {HERE / "sagemaker_v3" / "options.py", HERE / "sagemaker_v2" / "options.p
 """Over SECURE only: what they ask for depends on the SDK and not on the way there."""
 PLAIN, SECURE = "http", "https-signed"
 MATRIX = [(client, door) for client in SCRIPTS for door in (SECURE, PLAIN)]
-MATRIX += [("boto3", "http-signed"), ("boto3", "https"), ("boto3_old", "http-signed")]
+MATRIX += [("boto3", "http-signed"), ("boto3", "https")]
 
 
 @dataclass(frozen=True)
