@@ -26,7 +26,7 @@ local mark = tonumber(state[8] or '-1')
 local mark_before, halted = mark, nil
 
 local records, changed, entries, fresh, fresh_count, counts = {}, {}, {}, {}, 0, {}
-local answers, faults, indexed = {}, {}, {}
+local answers, faults, moves = {}, {}, {}
 local has_room = true
 
 local function count(group, name, by)
@@ -55,10 +55,6 @@ for i = 1, #KEYS - 6 do
     record, fault = look(key)
     records[key] = record
     if record then record.was_kept = record.exists and record.state ~= GRAVE end
-    if not indexed[group] then
-      redis.call('ZCARD', index_of(base, group))
-      indexed[group] = true
-    end
   end
   if source then -- nothing of it may pass what has to be repeated
     halted = halted or fault
@@ -120,14 +116,18 @@ for i = 1, #KEYS - 6 do
   answers[i] = answer
 end
 
+for key, record in pairs(changed) do
+  local is_kept = record.state ~= GRAVE
+  if is_kept ~= record.was_kept then table.insert(moves, index_move(base, record.group, key, is_kept)) end
+end
+
 -- From here on it is written. An entry of the outbox is the first write: what keeps it out keeps all out.
 for _, entry in ipairs(entries) do redis.call('XADD', outbox, entry[1] .. '-0', 'a', entry[2], 'b', entry[3]) end
 for key, record in pairs(changed) do
   keep(open, record.group, key)
   redis.call('SET', key, record.bytes)
-  local is_kept = record.state ~= GRAVE
-  if is_kept ~= record.was_kept then enter(base, record.group, key, is_kept) end
 end
+move_in_index(moves)
 for field, by in pairs(counts) do redis.call('HINCRBY', tally, field, by) end
 if fresh_count > 0 then
   if receipts >= receipts_max or now_us >= began_us + generation_us then

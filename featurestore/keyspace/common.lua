@@ -65,16 +65,96 @@ local function open_snapshots(lease_us, snapshots, base)
   return open
 end
 
--- The index of a group: the ids of its records that are live or tombstones, in the order of their bytes.
-local function index_of(base, group) return base .. 'i:' .. group end
-local function id_of(base, group, key) return string.sub(key, #base + #group + 4) end
+-- The index of a group: the ids of its records that are live or tombstones, in the order of their bytes. Leaves hold them, at most
+-- LEAF_MAX each, which is what Redis keeps packed; a leaf is named by its bound, the least id in it, but the first one by ''. The
+-- directory holds the bounds, without ''.
+local LEAF_MAX = 128
+local leaves = {}
 
--- Enter a record into its group's index, or take it out. The index was read before, so it is known to be one.
-local function enter(base, group, key, is_kept)
-  if is_kept then
-    redis.call('ZADD', index_of(base, group), 0, id_of(base, group, key))
-  else
-    redis.call('ZREM', index_of(base, group), id_of(base, group, key))
+local function leaf_under(directory, bound)
+  local key = directory .. ':' .. bound
+  local leaf = leaves[key]
+  if not leaf then
+    leaf = {directory = directory, bound = bound, key = key, size = redis.call('ZCARD', key)}
+    leaves[key] = leaf
+  end
+  return leaf
+end
+
+local function leaf_of(directory, id)
+  return leaf_under(directory, redis.call('ZREVRANGEBYLEX', directory, '[' .. id, '-', 'LIMIT', 0, 1)[1] or '')
+end
+
+-- What it takes to enter a record into the index of its group, or to take it out. Only reads, and finds keys of a wrong type.
+local function index_move(base, group, key, is_kept)
+  local directory, id = base .. 'i:' .. group, string.sub(key, #base + #group + 4)
+  return {id = id, is_kept = is_kept, leaf = leaf_of(directory, id)}
+end
+
+-- Enter an id into a full leaf: the upper half goes to a new one. Ids that come in ascending or descending order fill their leaves.
+local function split(leaf, id)
+  local directory = leaf.directory
+  local ids = redis.call('ZRANGE', leaf.key, 0, -1)
+  local position = redis.call('ZLEXCOUNT', leaf.key, '-', '(' .. id) + 1
+  table.insert(ids, position, id)
+  local first = math.floor(#ids / 2) + 1
+  if position == 1 and leaf.bound == '' then
+    first = 2
+  elseif position == #ids and #redis.call('ZRANGEBYLEX', directory, '(' .. leaf.bound, '+', 'LIMIT', 0, 1) == 0 then
+    first = #ids
+  end
+  -- A key that the store has not written is passed over.
+  while first <= #ids and redis.call('EXISTS', directory .. ':' .. ids[first]) == 1 do first = first + 1 end
+  leaf.is_split = true
+  if first <= #ids then
+    local upper = leaf_under(directory, ids[first])
+    local moved = {}
+    for i = first, #ids do
+      table.insert(moved, 0)
+      table.insert(moved, ids[i])
+    end
+    redis.call('ZADD', directory, 0, upper.bound)
+    redis.call('ZADD', upper.key, unpack(moved))
+    upper.size = #ids - first + 1
+    leaf.size = first - 1
+    redis.call('ZREMRANGEBYRANK', leaf.key, position < first and first - 2 or first - 1, -1)
+  end
+  if position < first then redis.call('ZADD', leaf.key, 0, id) end
+end
+
+local function enter(leaf, id)
+  if leaf.is_split then leaf = leaf_of(leaf.directory, id) end
+  if leaf.size < LEAF_MAX then
+    leaf.size = leaf.size + redis.call('ZADD', leaf.key, 0, id)
+  elseif not redis.call('ZSCORE', leaf.key, id) then
+    split(leaf, id)
+  end
+end
+
+-- An id that is taken out is no leaf's name any more, either.
+local function take_out(leaf, id)
+  if leaf.is_split then leaf = leaf_of(leaf.directory, id) end
+  leaf.size = leaf.size - redis.call('ZREM', leaf.key, id)
+  if leaf.bound == '' or id ~= leaf.bound and leaf.size > 0 then return end
+  local least = redis.call('ZRANGE', leaf.key, 0, 0)[1]
+  local key = least and leaf.directory .. ':' .. least
+  if least and redis.call('RENAMENX', leaf.key, key) == 0 then return end -- taken by a key that the store has not written
+  redis.call('ZREM', leaf.directory, leaf.bound)
+  leaves[leaf.key] = nil
+  if least then
+    redis.call('ZADD', leaf.directory, 0, least)
+    leaf.bound, leaf.key = least, key
+    leaves[key] = leaf
+  end
+end
+
+-- Entering comes first: it only makes leaves, so that every other one is among those that were read.
+local function move_in_index(moves)
+  for _, move in ipairs(moves) do
+    if move.is_kept then enter(move.leaf, move.id) end
+  end
+  for _, move in ipairs(moves) do
+    if not move.is_kept then take_out(move.leaf, move.id) end
   end
 end
 

@@ -7,13 +7,15 @@ local state = redis.call('HMGET', meta, 'api', 'lease')
 redis.call('HLEN', tally)
 redis.call('HLEN', snapshots)
 redis.call('HLEN', erased)
-redis.call('ZCARD', index_of(ARGV[1], group))
 local open = open_snapshots(state[2], snapshots, ARGV[1])
 local until_us, removed = string.match(redis.call('HGET', erasures, id) or '', '^(%d+) (%d+)$')
-local found = {}
+local found, moves = {}, {}
 if not until_us then
   for i = 6, #KEYS do
-    if redis.call('EXISTS', KEYS[i]) == 1 then table.insert(found, KEYS[i]) end
+    if redis.call('EXISTS', KEYS[i]) == 1 then
+      table.insert(found, KEYS[i])
+      table.insert(moves, index_move(ARGV[1], group, KEYS[i], false))
+    end
   end
   until_us, removed = text(math.max(clock_us(ARGV[2]), number(state[1]) + 1)), tostring(#found)
   redis.call('HSET', erasures, id, until_us .. ' ' .. removed)
@@ -26,7 +28,7 @@ end
 for _, key in ipairs(found) do
   keep(open, group, key)
   redis.call('DEL', key)
-  enter(ARGV[1], group, key, false)
 end
+move_in_index(moves)
 if #found > 0 then redis.call('HINCRBY', tally, group .. ':records', -#found) end
 return {until_us, tonumber(removed)}

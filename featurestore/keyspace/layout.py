@@ -10,7 +10,7 @@ from typing import Final
 from featurestore.errors import StoreCorrupt
 from featurestore.keyspace.link import Script
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 RECORD_VERSION: Final = 1
 BIAS: Final = 1 << 63
 """Added to an event time, so that times before 1970 are in order as unsigned numbers, too."""
@@ -42,7 +42,7 @@ APPLIED: Final = struct.Struct(">BQQ")
 class ShardKeys:
     """The keys of one shard: all have the hash tag `{fs:<shard>}`, so a cluster keeps them on one node."""
 
-    __slots__ = ("base", "copy", "erased", "erasures", "fixed", "meta", "outbox", "snapshots", "store", "tally")
+    __slots__ = ("absent", "base", "copy", "erased", "erasures", "fixed", "meta", "outbox", "snapshots", "store", "tally")
 
     def __init__(self, prefix: str, shard: int) -> None:
         self.base = f"{prefix}{':' if prefix else ''}{{fs:{shard}}}:".encode()
@@ -54,13 +54,15 @@ class ShardKeys:
         self.erasures = self.base + b"y"
         self.erased = self.base + b"x"
         self.copy = self.base + b"c"
+        self.absent = self.base + b"-"
+        """Never there."""
         self.fixed = (self.meta, self.outbox, self.tally, self.snapshots, self.base + b"w0", self.base + b"w1")
 
     def record(self, group_id: int, record_id: str) -> bytes:
         return b"%br:%d:%b" % (self.base, group_id, record_id.encode())
 
     def index(self, group_id: int) -> bytes:
-        """The records of a group that are live or tombstones."""
+        """The directory of the index of a group's live records and tombstones. The keys of its leaves begin with this one."""
         return b"%bi:%d" % (self.base, group_id)
 
     def undo(self, snapshot_id: bytes) -> bytes:

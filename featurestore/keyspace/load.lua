@@ -9,14 +9,18 @@ redis.call('HLEN', tally)
 redis.call('HLEN', snapshots)
 local has_erased = redis.call('HLEN', erased) > 0
 local open = open_snapshots(lease, snapshots, ARGV[1])
-local loaded, faults, new, indexed = 0, {}, {}, {}
+local loaded, faults, new, looks, moves = 0, {}, {}, {}, {}
 
--- Before anything is written. The group is bytes 18 to 25 of a head.
+-- Before anything is written. The flags are byte 1, the group is bytes 18 to 25 of a head.
 for i = 1, #KEYS - 4 do
-  local group = text(struct.unpack('>I8', string.sub(ARGV[2 * i], 18, 25)))
-  if not indexed[group] then
-    redis.call('ZCARD', index_of(ARGV[1], group))
-    indexed[group] = true
+  local key, head = KEYS[4 + i], ARGV[2 * i]
+  if not looks[key] then
+    local record, fault = look(key)
+    looks[key] = {record = record, fault = fault, was_kept = record and record.exists and record.state ~= GRAVE or false}
+  end
+  local first = looks[key]
+  if first.record and not first.move and (not first.was_kept or string.byte(head, 1) % 4 == GRAVE) then
+    first.move = index_move(ARGV[1], text(struct.unpack('>I8', string.sub(head, 18, 25))), key, first.was_kept)
   end
 end
 
@@ -45,8 +49,9 @@ for i = 1, #KEYS - 4 do
   group = text(group)
   local erased_us = has_erased and redis.call('HGET', erased, string.sub(head, 34))
   if not erased_us or api_us > tonumber(erased_us) then
-    local record, fault = look(key)
-    local bytes
+    local first = looks[key]
+    local record, fault, bytes = first.record, first.fault, nil
+    if first.is_written then record = look(key) end
     if fault then
       table.insert(faults, i)
       table.insert(faults, fault)
@@ -67,12 +72,16 @@ for i = 1, #KEYS - 4 do
     if bytes then
       keep(open, group, key)
       redis.call('SET', key, bytes)
-      local is_kept, was_kept = string.byte(bytes, 2) % 4 ~= GRAVE, record.exists and record.state ~= GRAVE
-      if is_kept ~= was_kept then enter(ARGV[1], group, key, is_kept) end
+      first.is_written = true
+      if first.move then first.move.is_kept = string.byte(bytes, 2) % 4 ~= GRAVE end
       if not record.exists then new[group] = (new[group] or 0) + 1 end
       loaded = loaded + 1
     end
   end
 end
+for _, first in pairs(looks) do
+  if first.move and first.move.is_kept ~= first.was_kept then table.insert(moves, first.move) end
+end
+move_in_index(moves)
 for group, by in pairs(new) do redis.call('HINCRBY', tally, group .. ':records', by) end
 return {loaded, faults}

@@ -393,11 +393,12 @@ class RedisOnlineStore:
                 looks = min(PAGE_LOOKS, left // len(shards))
                 calls = []
                 for shard in shards:
+                    keys = self._keys[shard]
                     first = place.record_id.encode() if shard == place.shard else b""
                     wanted = records_max + 1 - len(found)
-                    what: list[bytes | str | int] = [self._keys[shard].base, group_id, first, self._now()]
+                    what: list[bytes | str | int] = [keys.base, group_id, first, self._now()]
                     args = [*what, wanted, looks, int(deleted), int(values)]
-                    calls.append(_PAGE.call(shard, [self._keys[shard].index(group_id)], args))
+                    calls.append(_PAGE.call(shard, [keys.index(group_id), keys.absent], args))
                 for shard, reply in zip(shards, self._pages.run_all(_READ, calls, repeatable=True), strict=True):
                     seen, last, is_end, cells = reply
                     looked_at += seen
