@@ -116,9 +116,14 @@ for i = 1, #KEYS - 6 do
   answers[i] = answer
 end
 
-for key, record in pairs(changed) do
-  local is_kept = record.state ~= GRAVE
-  if is_kept ~= record.was_kept then table.insert(moves, index_move(base, record.group, key, is_kept)) end
+-- In the order of the call, so that ids that come in order fill the leaves of the index.
+for i = 7, #KEYS do
+  local record = changed[KEYS[i]]
+  local is_kept = record and record.state ~= GRAVE
+  if record and not record.move and is_kept ~= record.was_kept then
+    record.move = index_move(base, record.group, KEYS[i], is_kept)
+    table.insert(moves, record.move)
+  end
 end
 
 -- From here on it is written. An entry of the outbox is the first write: what keeps it out keeps all out.

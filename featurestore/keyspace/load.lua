@@ -79,8 +79,10 @@ for i = 1, #KEYS - 4 do
     end
   end
 end
-for _, first in pairs(looks) do
+for i = 5, #KEYS do
+  local first = looks[KEYS[i]]
   if first.move and first.move.is_kept ~= first.was_kept then table.insert(moves, first.move) end
+  first.move = nil
 end
 move_in_index(moves)
 for group, by in pairs(new) do redis.call('HINCRBY', tally, group .. ':records', by) end

@@ -109,7 +109,7 @@ def test_a_foreign_key_in_place_of_a_record_is_left_alone(redis_server: RedisSer
         assert client.lrange(key, 0, -1) == value if isinstance(value, list) else client.get(key) == value
 
 
-@pytest.mark.parametrize("name", ["m", "o", "t", "w0", "s", "i:1"])
+@pytest.mark.parametrize("name", ["m", "o", "t", "w0", "s"])
 def test_a_foreign_key_in_place_of_the_stores_own_keeps_everything_out(
     redis_server: RedisServer, opened: Opened, name: str
 ) -> None:
@@ -129,6 +129,16 @@ def test_a_foreign_key_in_place_of_the_stores_own_keeps_everything_out(
     assert opened.logged() == ["a"]
     opened.apply(put("a", 2, b"whole"))
     assert opened.logged() == ["a", "a"]
+
+
+@pytest.mark.parametrize("name", ["i:1", "i:1:"], ids=["directory", "leaf"])
+def test_a_foreign_key_in_place_of_the_index_keeps_new_records_out(redis_server: RedisServer, opened: Opened, name: str) -> None:
+    with redis_server.client() as client:
+        client.set(f"{{fs:{shard_of('a', SHARDS)}}}:{name}", "foreign")
+        with pytest.raises(StoreCorrupt, match="hold what it has not written"):
+            opened.apply(put("a", 1, b"half"))
+        assert opened.read("a") is None
+        assert opened.logged() == []
 
 
 def test_an_outbox_that_stands_further_than_its_shard_knows_keeps_everything_out(
@@ -397,7 +407,7 @@ def test_another_number_of_shards_and_another_format_are_refused(redis_server: R
     open_keyspace(parse_redis_url(f"{redis_server.url}?prefix=other"), 5)
     with redis_server.client() as client:
         client.hset("{fs:0}:store", "format", 9)
-    with pytest.raises(StoreCorrupt, match="format 9, this release reads 2"):
+    with pytest.raises(StoreCorrupt, match="format 9, this release reads 3"):
         Opened(redis_server.url)
 
 
