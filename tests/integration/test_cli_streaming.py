@@ -62,9 +62,6 @@ def send(servers: str, topic: str, values: list[bytes]) -> None:
 def test_a_stream_from_its_beginning_to_its_end(with_kafka: Call, home: Path, kafka_servers: str, kafka_topic: str) -> None:
     topic = make_topic(kafka_servers)
     send(kafka_servers, topic, [*(json.dumps(record(number)).encode() for number in range(9)), b"{"])
-    assert cells(succeeded(with_kafka("stream", "list"))) == [
-        ["stream", "topic", "group", "state", "read", "behind", "dead letters"]
-    ]
     add = ("stream", "add", "clicks", "--topic", topic, "--group", "people")
     assert succeeded(with_kafka(*add)) == f"clicks: {topic} to people; dead letters go to {topic}.dead-letters\n"
     refused(with_kafka(*add), "stream 'clicks' exists already")
@@ -73,7 +70,10 @@ def test_a_stream_from_its_beginning_to_its_end(with_kafka: Call, home: Path, ka
         with_kafka("stream", "add", "s", "--topic", topic, "--group", "people", "--field", "n"), "--field", "FEATURE=PATH", "'n'"
     )
     refused(with_kafka("stream", "add", "s", "--topic", topic, "--group", "people", "--from", "noon"), "--from", "'noon'")
-    assert cells(succeeded(with_kafka("stream", "list")))[1:] == [["clicks", topic, "people", "running", "0", "10", "0"]]
+    assert cells(succeeded(with_kafka("stream", "list"))) == [
+        ["stream", "topic", "group", "state", "read", "behind", "dead letters"],
+        ["clicks", topic, "people", "running", "0", "10", "0"],
+    ]
 
     settings = Settings.load({}, home=home, kafka_bootstrap_servers=kafka_servers, kafka_topic=kafka_topic)
     with FeatureStore(settings) as store:
@@ -101,7 +101,6 @@ def test_streams_need_kafka(cli: Cli, home: Path) -> None:
 
 def test_durability(with_kafka: Call) -> None:
     online = "people: writes are acknowledged when the online store has them (durability=online)\n"
-    assert succeeded(with_kafka("durability", "people")) == online
     log = "people: writes are acknowledged when Kafka has them, too (durability=log)\n"
     assert succeeded(with_kafka("durability", "people", "log")) == log
     assert succeeded(with_kafka("durability", "people")) == log

@@ -130,7 +130,7 @@ def text(hour: int) -> str:
     return moment(hour).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(
     kind=st.sampled_from(list(KEYS)),
     history=st.one_of(st.lists(events([BOTH]), max_size=14), st.lists(events(ONE_OF_BOTH), max_size=14)),

@@ -284,4 +284,4 @@ def test_a_store_is_what_a_dictionary_would_be(request: pytest.FixtureRequest, k
     if kind != "sqlite":
         url = request.getfixturevalue(kind.replace("-", "_")).url
         machine = type("Machine", (RedisMachine,), {"url": url})
-    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=35, stateful_step_count=40, deadline=None))

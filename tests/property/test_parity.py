@@ -92,7 +92,7 @@ def moment(hour: int) -> datetime:
     return BASE + timedelta(hours=hour)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(history=st.lists(EVENTS, max_size=12), group_ttl_days=st.sampled_from([None, 5, 50]))
 def test_every_way_of_reading_says_the_same(
     store: FeatureStore, history: list[Put | Delete | Ingest], group_ttl_days: int | None

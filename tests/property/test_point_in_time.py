@@ -179,7 +179,7 @@ def check(engine: Engine, sight: Sight, history: list[Past], spine: list[tuple[s
         assert list(zip(answer["value"].to_pylist(), seen, strict=True)) == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(history=HISTORY, spine=SPINE, cut=CUTS, files=st.integers(1, 3))
 def test_join_equals_brute_force(
     engine: Engine,
@@ -192,7 +192,7 @@ def test_join_equals_brute_force(
     check(engine, sight_of(tmp_path_factory.mktemp("history"), history, files), history, spine, cut)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(history=GENTLE_HISTORY, spine=SPINE, cut=CUTS, files=st.integers(1, 3))
 def test_join_without_hard_deletes_equals_brute_force(
     engine: Engine,
@@ -205,7 +205,7 @@ def test_join_without_hard_deletes_equals_brute_force(
     check(engine, sight_of(tmp_path_factory.mktemp("history"), history, files), history, spine, cut)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(history=PLAIN_HISTORY, spine=SPINE, cut=CUTS, files=st.integers(1, 3))
 def test_join_of_what_has_no_deletes_or_expiries_equals_brute_force(
     engine: Engine,
@@ -218,7 +218,7 @@ def test_join_of_what_has_no_deletes_or_expiries_equals_brute_force(
     check(engine, sight_of(tmp_path_factory.mktemp("history"), history, files), history, spine, cut)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(history=FOREIGN_HISTORY, spine=SPINE, cut=CUTS, files=st.integers(1, 3), hard=st.booleans(), as_of_us=st.integers(0, 25))
 def test_where_api_times_repeat_the_later_written_wins(
     engine: Engine,
