@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.app import Service
+from api.lane import lane_of
 from featurestore.access.keys import has_keys
 from featurestore.errors import SettingsInvalid, StoreUnavailable
 from featurestore.settings import Settings
@@ -80,20 +80,6 @@ def _without_signatures(record: logging.LogRecord) -> bool:
     return True
 
 
-class _Connection(HttpToolsProtocol):
-    """Closes an idle TLS connection at once when the service stops.
-
-    A client that is not reading takes no part in ending the session; the service would wait for it as long as for a request.
-    """
-
-    def shutdown(self) -> None:
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and self.transport.get_extra_info("ssl_object") is not None:
-            self.transport.abort()
-        else:
-            super().shutdown()
-
-
 class _AnnouncingServer(uvicorn.Server):
     """Says that it is ready once it really accepts connections."""
 
@@ -122,9 +108,10 @@ def serve(
         ready: as for `Service`.
     """
     hosts = LOOPBACK_HOSTS | {settings.host.encode()} if is_loopback(settings.host) else None
+    service = Service(store, ready=ready, hosts=hosts)
     config = uvicorn.Config(
-        Service(store, ready=ready, hosts=hosts),
-        http=_Connection,
+        service,
+        http=lane_of(service),
         loop="uvloop",
         log_config=None,
         access_log=settings.access_log,
