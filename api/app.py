@@ -58,6 +58,9 @@ class JsonService(Protocol):
 class Service:
     """One listener for every API: lets a request in, then hands it to whoever answers it.
 
+    Attributes:
+        door, runtime: for connections that answer record requests themselves.
+
     Args:
         store: open for as long as the service runs; closed by whoever opened it.
         ready: says why the service should get no traffic now, or None when it may.
@@ -71,7 +74,7 @@ class Service:
         ready: Callable[[], str | None] = lambda: None,
         hosts: frozenset[bytes] | None = None,
     ) -> None:
-        self._runtime = Runtime(store.records)
+        self.runtime = Runtime(store.records)
         self._s3 = S3(store.buckets, region=store.registry.identity().region)
         self._sts = Sts(store.registry.identity())
         # Services of the JSON 1.1 protocol by the prefix of their targets: what requests are signed for, and who answers.
@@ -81,7 +84,7 @@ class Service:
         }
         self._web = _web(store, ready)
         services = {prefix: service for prefix, (service, _) in self._json_11.items()}
-        self._door = Door(store.keys.read, hosts=hosts, services=services, body_bytes_max=store.settings.body_bytes_max)
+        self.door = Door(store.keys.read, hosts=hosts, services=services, body_bytes_max=store.settings.body_bytes_max)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,7 +94,7 @@ class Service:
             receive, send = _closing_unread(receive, send)
         api = api_of(scope)
         try:
-            admitted = await self._door.admit(api, scope, receive)
+            admitted = await self.door.admit(api, scope, receive)
         except ClientGone:
             return
         except Exception as error:
@@ -99,7 +102,7 @@ class Service:
             return
         match api:
             case Api.RUNTIME:
-                await self._runtime(scope, admitted.receive, send)
+                await self.runtime(scope, admitted.receive, send)
             case Api.JSON_11 | Api.STS:
                 await self._answer(api, scope, admitted, send)
             case Api.S3:
@@ -114,7 +117,7 @@ class Service:
         try:
             body = admitted.body
             if body is None:
-                bytes_max = self._door.body_bytes_max(api, scope["path"])
+                bytes_max = self.door.body_bytes_max(api, scope["path"])
                 require_declared_size(scope["headers"], bytes_max)
                 body = await read_body(admitted.receive, bytes_max)
             if body is None:
@@ -171,7 +174,8 @@ def _web(store: FeatureStore, ready: Callable[[], str | None]) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         gc.freeze()  # what exists by now lives as long as the process: the collector need not look at it again
-        yield
+        async with store.online.serving():
+            yield
         gc.unfreeze()  # else the interpreter could not clear it up at its end, and DuckDB would report leaks
 
     app = FastAPI(

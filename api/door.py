@@ -23,7 +23,7 @@ from featurestore.access import sigv4
 from featurestore.access.authenticator import ANYBODY, Caller, Claim, claim
 from featurestore.access.keys import Keys
 from featurestore.access.sigv4 import Payload, Request
-from featurestore.errors import AccessForbidden, SignatureMismatch, StoreUnavailable
+from featurestore.errors import AccessForbidden, AuthenticationFailed, SignatureMismatch, StoreUnavailable
 
 KEYS_S_MAX: Final = 0.5
 """A key that another process created or revoked is seen at most this much later."""
@@ -156,6 +156,35 @@ class Door:
         rights.require(claimed.caller, self._operation(api, scope, body))
         return Admitted(claimed.caller, body, _Replay(body, receive), None)
 
+    def is_open(self) -> bool:
+        """Whether nobody is asked for a signature, known without waiting; else requests have to be let in one by one."""
+        return (
+            not self._keys.required
+            and self._hosts is not None
+            and self._failure is None
+            and time.monotonic() - self._read_at_s < KEYS_S_MAX
+        )
+
+    def allows(self, host: bytes) -> bool:
+        """Whether requests may call a store without keys so."""
+        return self._hosts is not None and _is_host(host, self._hosts)
+
+    def admits_now(self, operation: str, request: Request, body: bytes) -> bool:
+        """Whether a signed request to the runtime API may enter, known without waiting. If not, `admit` says why or does."""
+        if self._failure is not None or not self._keys.required or time.monotonic() - self._read_at_s >= KEYS_S_MAX:
+            return False
+        try:
+            claimed = claim(request, self._keys, service=SAGEMAKER.encode())
+            found = hashlib.sha256(body).hexdigest() if body else sigv4.EMPTY_SHA256
+            promised = claimed.body_sha256
+            if promised is not None and not hmac.compare_digest(found.encode(), promised.encode("latin-1")):
+                return False
+            claimed.verify(found)
+            rights.require(claimed.caller, operation)
+        except (AccessForbidden, AuthenticationFailed):
+            return False
+        return True
+
     def body_bytes_max(self, api: Api, path: str) -> int:
         match api:
             case Api.RUNTIME:
@@ -256,8 +285,12 @@ def _require_host(scope: Scope, hosts: frozenset[bytes]) -> None:
     """Browsers always send a Host header; without one, no browser sends the request."""
     for name, value in scope["headers"]:
         if name == b"host":
-            host: bytes = value if value.endswith(b"]") else value.rpartition(b":")[0] or value
-            if host.lower() not in hosts:
+            if not _is_host(value, hosts):
                 names = b", ".join(sorted(hosts)).decode()
                 raise AccessForbidden(f"Host: expected one of {names}, got {value.decode('latin-1')!r}")
             return
+
+
+def _is_host(value: bytes, hosts: frozenset[bytes]) -> bool:
+    host = value if value.endswith(b"]") else value.rpartition(b":")[0] or value
+    return host.lower() in hosts

@@ -1,15 +1,347 @@
-"""The record lane: the usual record requests are answered on the connection itself; all others go on to the application."""
+"""The record lane: the usual record requests are answered on the connection itself; all others go on to the application.
+
+What makes a record slow over HTTP is not the record: it is the parser's callbacks, the task, and the framework between them. So
+a connection looks at what comes in before uvicorn's parser does. A complete request to read or write records, in plain form, is
+answered from here; whatever is unusual in any respect is left to the parser, byte for byte. Both ways end in the same functions
+of `api.runtime`, and give the same answers.
+
+A request is in plain form if it is HTTP/1.1 with a path as its target, every header line is well formed and there once, and none
+of them changes how the message is framed or the connection is used. Its body has a length, and is not large.
+"""
 
 from __future__ import annotations
 
+import re
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
+
 from api.app import Service
 from api.connection import Connection
+from api.runtime import RETRY_TOKEN_CHARS_MAX, RETRY_TOKEN_HEADER, Call, asked_for
+from api.runtime import query as query_of
+from api.runtime import segments as segments_of
+from api.wire import Answer, answered, request_id
+from featurestore.access.sigv4 import Request
+
+HEAD_BYTES_MAX: Final = 16 << 10
+BODY_BYTES_MAX: Final = 64 << 10
+"""What is kept of a request until it is complete."""
+HELD_BYTES_MAX: Final = HEAD_BYTES_MAX + BODY_BYTES_MAX
+"""What is kept of the requests behind one that is being answered, before no more is read."""
+
+_GET: Final = re.compile(rb"GET (/FeatureGroup/([A-Za-z0-9-]+)\?RecordIdentifierValueAsString=([A-Za-z0-9_.~-]+)) HTTP/1\.1\r\n")
+"""A GetRecord as nearly every client writes it."""
+_START: Final = re.compile(
+    rb"(?:(?:GET|PUT) /FeatureGroup/[!\"$-.0->@-~]+(?:\?[!\"$-~]*)?|POST /Batch(?:Get|Write)Record) HTTP/1\.1\r\n"
+)
+_NOT_NAME: Final = bytes(set(range(256)) - set(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+_CONTROL: Final = bytes((*range(9), *range(10, 32), 127))
+_UNUSUAL: Final = frozenset(
+    (
+        b"expect",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+    )
+)
+"""Headers of which uvicorn has to know."""
+_OPERATIONS: Final = {b"GE": "sagemaker:GetRecord", b"PU": "sagemaker:PutRecord"}
+_NO_TOKEN: Final = b""
+
+Header: TypeAlias = tuple[bytes, bytes]
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """The header lines of one request in plain form.
+
+    Attributes:
+        headers: as sent, names in lower case.
+        length: of the body.
+        allowed: whether the store may be called by this Host without a signature; a request without one is not from a browser.
+    """
+
+    headers: list[Header]
+    length: int
+    allowed: bool
+    retry_token: str | None
+    accept: bytes
+
+
+class RecordLane(Connection):
+    """A connection that answers record requests itself, one after the other."""
+
+    service: Service
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._runtime = self.service.runtime
+        self._door = self.service.door
+        self._is_parsing = False
+        self._is_plain = False
+        """uvicorn's parser has something of this connection that it does not give back."""
+        self._asked: bytes | None = None
+        """The first line of the request that is being answered from here."""
+        self._answer_now: Answer | Exception | None = None
+        self._held = b""
+        self._wanted_bytes = 0
+        """What must be held for a complete request; 0 when nothing of it is known."""
+        self._is_ending = False
+        self._idle_since_s = 0.0
+        self._usual_block = b""
+        self._usual_head: Head | None = None
+        self._start: tuple[Any, bytes] = (None, b"")
+
+    # Bytes that come in
+
+    def data_received(self, data: bytes) -> None:
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if self._asked is not None or self.flow.write_paused:
+            self._hold(data)
+        elif len(data) < self._wanted_bytes:
+            self._held = data
+        else:
+            self._take(data)
+
+    def _hold(self, data: bytes) -> None:
+        self._held = data
+        if len(data) > HELD_BYTES_MAX:
+            self.flow.pause_reading()
+
+    def _take(self, data: bytes) -> None:
+        """Answer the requests in `data`, or give them to the parser."""
+        while True:
+            self._wanted_bytes = 0
+            if self._is_plain or self._is_parsing or not (self.cycle is None or self.cycle.response_complete):
+                break
+            length = self._begin(data)
+            if length == 0:
+                break
+            if length > len(data):
+                self._wanted_bytes = length
+                self._held = data
+                return
+            data = data[length:]
+            if self._asked is not None or self.flow.write_paused:
+                if data:
+                    self._hold(data)
+                return
+            if not data:
+                return
+        super().data_received(data)
+        if self.parser is not None and self.parser.should_upgrade():
+            self._is_plain = True
+        if self._is_ending:
+            super().shutdown()
+
+    def _begin(self, data: bytes) -> int:
+        """Begin to answer the request that `data` begins with. Returns its length; more than there is when nothing was begun, as
+        its end is missing; 0 when it is not one to answer from here.
+        """
+        usual = _GET.match(data)
+        start = usual or _START.match(data)
+        if start is None:
+            return 0
+        block_at = start.end()
+        if usual is not None and data[block_at:] == self._usual_block:
+            head, end = self._usual_head, len(data)
+        else:
+            end = data.find(b"\r\n\r\n", block_at - 2, HEAD_BYTES_MAX) + 4
+            if end == 3:
+                return 0
+            block = data[block_at:end]
+            head = self._head(block)
+            if usual is not None and len(data) == end:
+                self._usual_block, self._usual_head = block, head
+        if head is None:
+            return 0
+        line = data[: block_at - 2]
+        if head.length:
+            if usual is not None or line.startswith(b"GET"):
+                return 0
+            end += head.length
+            if end > len(data):
+                return end
+        elif not line.startswith(b"GET"):
+            return 0
+        body = data[end - head.length : end] if head.length else b""
+        if not (head.allowed and self._door.is_open()) and not self._is_signed(line, head, body):
+            return 0
+        self._asked = line
+        try:
+            if usual is not None:
+                _, group, identifier = usual.groups()
+                self._runtime.get_soon(group.decode(), identifier.decode(), None, False, self._done)
+            else:
+                self._ask(line, head, body)
+        except Exception as error:  # whatever it is, the client gets an answer
+            self._done(error)
+        return end
+
+    def _ask(self, line: bytes, head: Head, body: bytes) -> None:
+        method, target, _ = line.split(b" ")
+        path, _, query = target.partition(b"?")
+        call = Call(method.decode(), segments_of(path), query_of(query), body, head.retry_token, head.accept)
+        match call.method, call.segments:
+            case "GET", _:
+                self._runtime.get_soon(*asked_for(call), self._done)
+            case "PUT", [_, group]:
+                self._runtime.put_soon(group, body, head.retry_token, self._done)
+            case _, ["BatchGetRecord"]:
+                self._runtime.batch_get_soon(body, self._done)
+            case _:
+                task = self.loop.create_task(self._batch_write(call))
+                self.tasks.add(task)
+                task.add_done_callback(self.tasks.discard)
+
+    async def _batch_write(self, call: Call) -> None:
+        answer: Answer | Exception
+        try:
+            answer = await self._runtime.batch_write_record(call)
+        except Exception as error:  # whatever it is, the client gets an answer
+            answer = error
+        self._done(answer)
+
+    # Answers
+
+    def _done(self, answer: Answer | Exception) -> None:
+        line, self._asked = self._asked, None
+        assert line is not None, "one request is answered at a time"
+        transport = self.transport
+        if transport.is_closing():
+            return
+        identifier = request_id()
+        if answer.__class__ is not Answer:
+            answer = answered(answer, identifier, line[:-9].decode("latin-1"))
+        status, body, content_type, headers = answer
+        if self.access_log:
+            self._log(line, status)
+        more = b"".join([b"%b: %b\r\n" % header for header in headers]) if headers else b""
+        if self._is_ending:
+            more += b"connection: close\r\n"
+        transport.write(
+            b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-amzn-requestid: %b\r\n%b\r\n%b"
+            % (STATUS_LINE[status], self._common_headers(), content_type, len(body), identifier, more, body)
+        )
+        self.server_state.total_requests += 1
+        if self._is_ending:
+            transport.close()
+            return
+        self._idle_since_s = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._watch_idle(self.timeout_keep_alive)
+        if self._held:
+            self.loop.call_soon(self._go_on)
+        else:
+            self.flow.resume_reading()
+
+    def _go_on(self) -> None:
+        """Take what came in while something was in the way."""
+        if not self._held or self._asked is not None or self.flow.write_paused or self.transport.is_closing():
+            return
+        data, self._held = self._held, b""
+        self.flow.resume_reading()
+        if len(data) < self._wanted_bytes:
+            self._held = data
+        else:
+            self._take(data)
+
+    def _common_headers(self) -> bytes:
+        """Those that uvicorn sends with every answer; it makes them anew each second."""
+        current = self.server_state.default_headers
+        made_for, text = self._start
+        if made_for is not current:
+            text = b"".join([b"%b: %b\r\n" % header for header in current])
+            self._start = (current, text)
+        return text
+
+    def _log(self, line: bytes, status: int) -> None:
+        """As uvicorn does."""
+        method, target, _ = line.split(b" ")
+        path, _, query = target.partition(b"?")
+        scope: Any = {"client": self.client, "path": unquote(path.decode()), "query_string": query}
+        full_path = get_path_with_query_string(scope)
+        self.access_logger.info('%s - "%s %s HTTP/%s" %d', get_client_addr(scope), method.decode(), full_path, "1.1", status)
+
+    # The connection
+
+    def shutdown(self) -> None:
+        if self._asked is not None or self._held:
+            self._is_ending = True
+        else:
+            super().shutdown()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._held:
+            self.loop.call_soon(self._go_on)
+
+    def on_message_begin(self) -> None:
+        self._is_parsing = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self._is_parsing = False
+        super().on_message_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Armed once, not after every answer: it looks how long the connection has been idle."""
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if self._asked is not None or self._held:
+            left_s = float(self.timeout_keep_alive)
+        if left_s > 0:
+            self._watch_idle(left_s)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _watch_idle(self, left_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+
+    # Heads
+
+    def _head(self, block: bytes) -> Head | None:
+        """The header lines, with the empty line behind them; None unless they are in plain form."""
+        lines = block[:-4].split(b"\r\n") if len(block) > 4 else []
+        if len(block.translate(None, _CONTROL)) != len(block) - 2 * (len(lines) + 1):
+            return None  # a control character other than the ends of the lines
+        headers: dict[bytes, bytes] = {}
+        for line in lines:
+            name, _, value = line.partition(b":")
+            value = value[1:] if value.startswith(b" ") else value
+            name = name.lower()
+            if not name or name in headers or name in _UNUSUAL or name.translate(None, _NOT_NAME) != name:
+                return None
+            if value.strip(b" \t") != value:
+                return None
+            headers[name] = value
+        connection = headers.get(b"connection")
+        if connection is not None and connection.lower() != b"keep-alive":
+            return None
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > 6 or int(length) > BODY_BYTES_MAX:
+            return None
+        accept = headers.get(b"accept", b"")
+        token = headers.get(RETRY_TOKEN_HEADER)
+        retry_token = token.decode("latin-1") if token is not None and len(token) <= RETRY_TOKEN_CHARS_MAX else None
+        host = headers.get(b"host")
+        allowed = host is None or self._door.allows(host)
+        return Head(list(headers.items()), int(length), allowed, retry_token, accept)
+
+    def _is_signed(self, line: bytes, head: Head, body: bytes) -> bool:
+        method, target, _ = line.split(b" ")
+        path, _, query = target.partition(b"?")
+        operation = _OPERATIONS.get(line[:2]) or f"sagemaker:{path[1:].decode()}"
+        return self._door.admits_now(operation, Request(method.decode(), path, query, head.headers), body)
 
 
 def lane_of(service: Service) -> type[Connection]:
     """The protocol class, for uvicorn's `http` setting, of connections to a service."""
-
-    class RecordLane(Connection):
-        _service = service
-
-    return RecordLane
+    return type("RecordLane", (RecordLane,), {"service": service})

@@ -5,32 +5,37 @@ No web framework stands in the way of a record: measured, it would cost most of 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from api.record_json import RecordJson, json_text, record_json
 from api.wire import (
     Answer,
     Receive,
     Scope,
     Send,
     UnknownOperation,
+    answered,
     decode,
     message_of,
     read_body,
     request_id,
-    rest_error,
     send_answer,
 )
-from featurestore.errors import Fault, FeatureStoreError, StoreUnavailable, ValidationFailed
+from featurestore.errors import Fault, FeatureGroupNotFound, FeatureStoreError, StoreUnavailable, ValidationFailed
 from featurestore.model import limits
 from featurestore.model.change import Applied
 from featurestore.model.feature_group import TargetStore, TtlDuration, TtlUnit
-from featurestore.model.record import FeaturePair
-from featurestore.records import GetRequest, Record, Records, WriteRequest
+from featurestore.model.record import FeaturePair, RecordPlan
+from featurestore.online.delivery import resolve
+from featurestore.online.protocol import Found, RecordKey
+from featurestore.records import Records, WriteRequest
 
 _log: Final = logging.getLogger(__name__)
 
@@ -44,6 +49,9 @@ RETRY_TOKEN_CHARS_MAX: Final = 128
 FEATURE_GROUP: Final = "FeatureGroup"
 BATCH_GET_RECORD: Final = "BatchGetRecord"
 BATCH_WRITE_RECORD: Final = "BatchWriteRecord"
+
+DONE: Final = Answer(200)
+ABSENT: Final = Answer(200, b"{}")
 
 EXPIRATION_TIME_RESPONSES: Final = ("Enabled", "Disabled")
 DELETION_MODES: Final = ("SoftDelete", "HardDelete")
@@ -108,13 +116,19 @@ class BatchGetRecordRequest(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct):
-    """One request, taken apart."""
+    """One request, taken apart.
+
+    Attributes:
+        segments: of the path, decoded.
+        accept: the header, or nothing.
+    """
 
     method: str
     segments: list[str]
     query: dict[str, list[str]]
     body: bytes
     retry_token: str | None
+    accept: bytes = b""
 
     def one(self, name: str) -> str:
         """A query parameter that must be there once."""
@@ -130,11 +144,18 @@ class Call(msgspec.Struct):
         return values[0] if values else None
 
 
+Done: TypeAlias = Callable[[Answer | Exception], None]
+"""Is given the answer to a request, or the error to send."""
+
 _Operation: TypeAlias = Callable[[Call], Awaitable[Answer]]
 
 
 class Runtime:
-    """The runtime operations over the record path."""
+    """The runtime operations over the record path.
+
+    Those of every day have two forms: a coroutine that takes a whole `Call`, and `..._soon`, which answers by calling `done` on
+    the running event loop, perhaps before it returns. What it raises itself is an error to send, too.
+    """
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -155,17 +176,14 @@ class Runtime:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         identifier = request_id()
+        answer: Answer | Exception | None
         try:
             answer = await self._answer(scope, receive)
-        except FeatureStoreError as error:
-            if error.code == "InternalFailure":
-                _log.exception("request %s failed", identifier.decode())
-            answer = rest_error(error)
-        except Exception:  # the client must get the contract's 500 for whatever we did not foresee; the log has the rest
-            _log.exception("request %s failed", identifier.decode())
-            answer = rest_error(FeatureStoreError())
+        except Exception as error:  # the client must get an answer to whatever we did not foresee, too
+            answer = error
         if answer is not None:
-            await send_answer(send, answer, identifier, head=scope["method"] == "HEAD")
+            complete = answered(answer, identifier, f"{scope['method']} {scope['path']}")
+            await send_answer(send, complete, identifier, head=scope["method"] == "HEAD")
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer | None:
         is_batch = scope["path"] == f"/{BATCH_WRITE_RECORD}"
@@ -174,14 +192,16 @@ class Runtime:
             return None
         call = Call(
             scope["method"],
-            _segments(scope.get("raw_path") or scope["path"].encode()),
-            _query(scope["query_string"]),
+            segments(scope.get("raw_path") or scope["path"].encode()),
+            query(scope["query_string"]),
             body,
             _retry_token(scope["headers"]),
+            _accept(scope["headers"]),
         )
-        return await self._operation(call)(call)
+        return await self.operation(call)(call)
 
-    def _operation(self, call: Call) -> _Operation:
+    def operation(self, call: Call) -> _Operation:
+        """Raises UnknownOperation."""
         match call.segments:
             case ["BatchGetRecord"] if call.method == "POST":
                 return self.batch_get_record
@@ -195,16 +215,23 @@ class Runtime:
                 raise UnknownOperation(f"no operation has method {call.method} and path /{'/'.join(call.segments)}")
 
     async def put_record(self, call: Call) -> Answer:
-        group = _group_name(call.segments[1])
-        request = decode(call.body, PutRecordRequest)
-        await self._records.put(
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.put_soon(call.segments[1], call.body, call.retry_token, partial(resolve, answer))
+        return await answer
+
+    def put_soon(self, group: str, body: bytes, retry_token: str | None, done: Done) -> None:
+        """PutRecord."""
+        if self._records.known_plan(group) is None:
+            _group_name(group)
+        request = decode(body, PutRecordRequest)
+        self._records.put_soon(
             group,
             _pairs(request.Record),
+            lambda applied: done(applied if isinstance(applied, Exception) else DONE),
             targets=_targets(request.TargetStores),
             ttl=_ttl(request.TtlDuration),
-            write_token=call.retry_token,
+            write_token=retry_token,
         )
-        return Answer(200)
 
     async def update_record(self, call: Call) -> Answer:
         group = _group_name(call.segments[1])
@@ -256,11 +283,30 @@ class Runtime:
         return Answer(200, msgspec.json.encode({"Errors": errors, "UnprocessedEntries": unprocessed}))
 
     async def get_record(self, call: Call) -> Answer:
-        group = _group_name(call.segments[1])
-        features = call.query.get("FeatureName")
-        with_expiry = _with_expiry(call.optional("ExpirationTimeResponse"))
-        record = await self._records.get(group, call.one("RecordIdentifierValueAsString"), features)
-        return Answer(200, msgspec.json.encode({} if record is None else _record_json(record, with_expiry)))
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.get_soon(*asked_for(call), partial(resolve, answer))
+        return await answer
+
+    def get_soon(self, group: str, identifier: str, features: Sequence[str] | None, with_expiry: bool, done: Done) -> None:
+        """GetRecord."""
+        plan = self._readable_plan(group)
+        form = record_json(plan, features)
+
+        def found(items: list[Found] | Exception) -> None:
+            answer: Answer | Exception
+            try:
+                if isinstance(items, Exception):
+                    answer = items
+                elif items[0] is None:
+                    answer = ABSENT
+                else:
+                    values, expires_at_us = items[0]
+                    answer = Answer(200, f"{form.members('{', values, expires_at_us if with_expiry else None)}}}".encode())
+            except Exception as error:  # whatever it is, the client gets an answer
+                answer = error
+            done(answer)
+
+        self._records.read([(plan.group.group_id, plan.record_id(identifier))], found)
 
     async def delete_record(self, call: Call) -> Answer:
         group = _group_name(call.segments[1])
@@ -278,7 +324,13 @@ class Runtime:
         return Answer(200)
 
     async def batch_get_record(self, call: Call) -> Answer:
-        request = decode(call.body, BatchGetRecordRequest)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.batch_get_soon(call.body, partial(resolve, answer))
+        return await answer
+
+    def batch_get_soon(self, body: bytes, done: Done) -> None:
+        """BatchGetRecord."""
+        request = decode(body, BatchGetRecordRequest)
         with_expiry = _with_expiry(request.ExpirationTimeResponse)
         _require_count("Identifiers", len(request.Identifiers), limits.BATCH_GET_GROUPS_MAX)
         for position, item in enumerate(request.Identifiers):
@@ -288,38 +340,71 @@ class Runtime:
             _require_count(f"{path}.RecordIdentifiersValueAsString", count, limits.BATCH_GET_IDENTIFIERS_MAX)
             if item.FeatureNames == []:
                 raise ValidationFailed.one(f"{path}.FeatureNames", "at least one name, or no FeatureNames at all")
-        answers = await self._records.batch_get(
-            [
-                GetRequest(item.FeatureGroupName, item.RecordIdentifiersValueAsString, item.FeatureNames)
-                for item in request.Identifiers
-            ]
-        )
-        records, errors = [], []
-        for item, answer in zip(request.Identifiers, answers, strict=True):
-            for identifier, found in zip(item.RecordIdentifiersValueAsString, answer, strict=True):
-                if found is None:
-                    continue
-                entry: dict[str, object] = {
-                    "FeatureGroupName": item.FeatureGroupName,
-                    "RecordIdentifierValueAsString": identifier,
-                }
-                if isinstance(found, Record):
-                    records.append(entry | _record_json(found, with_expiry))
+        keys: list[RecordKey] = []
+        wanted: list[tuple[str, str, RecordJson]] = []
+        errors: list[object] = []
+        for item in request.Identifiers:
+            try:
+                plan = self._records.readable_plan(item.FeatureGroupName)
+                form = record_json(plan, item.FeatureNames)
+            except (FeatureGroupNotFound, ValidationFailed) as error:
+                errors += [_batch_error(item, identifier, error) for identifier in item.RecordIdentifiersValueAsString]
+                continue
+            group_id = plan.group.group_id
+            before = f'{{"FeatureGroupName":{json_text(item.FeatureGroupName)},"RecordIdentifierValueAsString":'
+            for identifier in item.RecordIdentifiersValueAsString:
+                try:
+                    keys.append((group_id, plan.record_id(identifier)))
+                except ValidationFailed as error:
+                    errors.append(_batch_error(item, identifier, error))
                 else:
-                    errors.append(entry | {"ErrorCode": found.code, "ErrorMessage": message_of(found)})
-        body = {"Records": records, "Errors": errors, "UnprocessedIdentifiers": []}
-        return Answer(200, msgspec.json.encode(body))
+                    wanted.append((before, identifier, form))
+
+        def found(items: list[Found] | Exception) -> None:
+            answer: Answer | Exception
+            try:
+                if isinstance(items, Exception):
+                    answer = items
+                else:
+                    records = [
+                        form.members(f"{before}{json_text(identifier)},", item[0], item[1] if with_expiry else None)
+                        for (before, identifier, form), item in zip(wanted, items, strict=True)
+                        if item is not None
+                    ]
+                    text = f"{'},'.join(records)}{'}' if records else ''}"
+                    answer = Answer(
+                        200, f'{{"Records":[{text}],"Errors":{json_text(errors)},"UnprocessedIdentifiers":[]}}'.encode()
+                    )
+            except Exception as error:  # whatever it is, the client gets an answer
+                answer = error
+            done(answer)
+
+        self._records.read(keys, found)
+
+    def _readable_plan(self, group: str) -> RecordPlan:
+        if self._records.known_plan(group) is None:
+            _group_name(group)
+        return self._records.readable_plan(group)
 
 
-def _record_json(record: Record, with_expiry: bool) -> dict[str, object]:
-    pairs = [
-        {"FeatureName": name, "ValueAsString" if isinstance(value, str) else "ValueAsStringList": value}
-        for name, value in record.pairs
-    ]
-    answer: dict[str, object] = {"Record": pairs}
-    if with_expiry and record.expires_at is not None:
-        answer["ExpiresAt"] = record.expires_at
-    return answer
+def asked_for(call: Call) -> tuple[str, str, list[str] | None, bool]:
+    """What a GetRecord asks for: group, identifier, features (None for all), and whether for the expiry.
+
+    Raises:
+        ValidationFailed
+    """
+    group = _group_name(call.segments[1])
+    with_expiry = _with_expiry(call.optional("ExpirationTimeResponse"))
+    return group, call.one("RecordIdentifierValueAsString"), call.query.get("FeatureName"), with_expiry
+
+
+def _batch_error(item: BatchGetIdentifier, identifier: str, error: FeatureStoreError) -> dict[str, object]:
+    return {
+        "FeatureGroupName": item.FeatureGroupName,
+        "RecordIdentifierValueAsString": identifier,
+        "ErrorCode": error.code,
+        "ErrorMessage": message_of(error),
+    }
 
 
 def _write_request(entry: msgspec.Raw, ttl: TtlDuration | None) -> WriteRequest | FeatureStoreError:
@@ -393,13 +478,13 @@ def _require_utf8(body: bytes) -> None:
         raise ValidationFailed.one("body", f"JSON in UTF-8 ({error})") from error
 
 
-def _segments(raw_path: bytes) -> list[str]:
+def segments(raw_path: bytes) -> list[str]:
     """The decoded path segments: split first, then decoded, so that an ARN's `%2F` stays within its segment."""
     path = raw_path.partition(b"?")[0]
     return [_decoded(segment, "path") for segment in path.split(b"/")[1:]]
 
 
-def _query(query_string: bytes) -> dict[str, list[str]]:
+def query(query_string: bytes) -> dict[str, list[str]]:
     query: dict[str, list[str]] = {}
     for part in query_string.split(b"&"):
         if part:
@@ -413,6 +498,10 @@ def _decoded(text: bytes, path: str) -> str:
         return (unquote_to_bytes(text) if b"%" in text else text).decode()
     except UnicodeDecodeError as error:
         raise ValidationFailed.one(path, "UTF-8 behind the percent-encoding", text) from error
+
+
+def _accept(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    return next((value for name, value in headers if name == b"accept"), b"")
 
 
 def _retry_token(headers: Sequence[tuple[bytes, bytes]]) -> str | None:

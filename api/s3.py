@@ -17,7 +17,6 @@ import asyncio
 import logging
 from collections.abc import Callable, MutableMapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from io import BytesIO
@@ -120,9 +119,9 @@ class S3:
         except Exception:  # the client must get an answer to whatever we did not foresee; the log has the rest
             _log.exception("request %s (%s %s) failed", identifier.decode(), scope["method"], scope["path"])
             made = error_answer(FeatureStoreError(), scope["path"], identifier)
-        made = replace(made, headers=(*made.headers, (b"x-amz-request-id", identifier)))
+        made = made._replace(headers=(*made.headers, (b"x-amz-request-id", identifier)))
         if not await incoming.ended():
-            made = replace(made, headers=(*made.headers, (b"connection", b"close")))
+            made = made._replace(headers=(*made.headers, (b"connection", b"close")))
         await send_answer(send, made, identifier, head=scope["method"] == "HEAD")
 
     def _answered(self, request: Request, receive: Receive, payload: Payload) -> Answer:

@@ -5,11 +5,12 @@ Source of the forms: the rest-json, JSON 1.1, query and rest-xml protocols as AW
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+from itertools import count
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from xml.sax.saxutils import escape
 
 import msgspec
@@ -39,6 +40,8 @@ from featurestore.errors import (
     ValidationFailed,
 )
 from featurestore.model import limits
+
+_log: Final = logging.getLogger(__name__)
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -96,8 +99,7 @@ _QUERY_CODES: Final[tuple[tuple[type[FeatureStoreError], str, int], ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """One HTTP answer, complete."""
 
     status: int
@@ -219,8 +221,27 @@ def _choices(kind: type, place: str) -> list[str]:
     return [str(value) for value in found.values] if isinstance(found, msgspec.inspect.LiteralType) else []
 
 
+_PROCESS: Final = str(uuid.uuid4()).encode()[:24]
+_numbers: Final = count(int.from_bytes(uuid.uuid4().bytes[:5], "big"))
+
+
 def request_id() -> bytes:
-    return str(uuid.uuid4()).encode()
+    """In the form of a random UUID, unlike any other: random per process in its greater part, counted in the rest."""
+    return b"%b%012x" % (_PROCESS, next(_numbers))
+
+
+def answered(answer: Answer | Exception, identifier: bytes, what: str) -> Answer:
+    """The answer itself, or an exception as the runtime API sends it. What nobody foresaw is logged, and the contract's 500.
+
+    Args:
+        what: the request, for the log.
+    """
+    if isinstance(answer, Answer):
+        return answer
+    if isinstance(answer, FeatureStoreError) and answer.code != "InternalFailure":
+        return rest_error(answer)
+    _log.error("request %s (%s) failed", identifier.decode(), what, exc_info=answer)
+    return rest_error(FeatureStoreError())
 
 
 async def send_answer(send: Send, answer: Answer, identifier: bytes, *, head: bool = False) -> None:

@@ -31,7 +31,7 @@ from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import Durability, FeatureGroup, GroupStatus, TargetStore, TtlDuration, name_of
 from featurestore.model.page_token import decode_token, encode_token
 from featurestore.model.record import FeaturePair, RecordPlan
-from featurestore.online.protocol import OnlineStore, RecordKey, RecordPlace
+from featurestore.online.protocol import FoundTaken, OnlineStore, RecordKey, RecordPlace
 from featurestore.registry.protocol import Registry
 
 GROUP_CACHE_S: Final = 0.5
@@ -112,14 +112,18 @@ class GroupCache:
         Raises:
             FeatureGroupNotFound: unknown, or being deleted.
         """
-        now_s = time.monotonic()
-        if now_s - self._checked_at_s >= GROUP_CACHE_S:
-            self._revalidate(now_s)
-        plan = self._plans.get(name_or_arn)
+        plan = self.known(name_or_arn)
         if plan is None:
             plan = RecordPlan(self._group(name_or_arn))
             self._plans[name_or_arn] = plan
         return plan
+
+    def known(self, name_or_arn: str) -> RecordPlan | None:
+        """The plan, if it is known under this name already; else it may be that of a group that does not exist."""
+        now_s = time.monotonic()
+        if now_s - self._checked_at_s >= GROUP_CACHE_S:
+            self._revalidate(now_s)
+        return self._plans.get(name_or_arn)
 
     def forget(self) -> None:
         """Re-read every group at its next use: this process has changed one."""
@@ -153,6 +157,7 @@ class Records:
         self._groups = groups
         self._online = online
         self._acknowledged = acknowledged
+        self._confirming: set[asyncio.Task[None]] = set()
 
     async def put(
         self,
@@ -172,8 +177,32 @@ class Records:
             FeatureGroupNotFound, ValidationFailed, StoreUnavailable, OutboxFull
         """
         plan = self._groups.plan(group)
-        change = plan.put(pairs, targets=targets, ttl=ttl)
-        return await self._apply(plan.group, change, write_token)
+        return await self._apply(plan.group, _with_token(plan.put(pairs, targets=targets, ttl=ttl), write_token))
+
+    def put_soon(
+        self,
+        group: str,
+        pairs: Iterable[FeaturePair],
+        done: Callable[[Applied | Exception], None],
+        *,
+        targets: frozenset[TargetStore] | None = None,
+        ttl: TtlDuration | None = None,
+        write_token: str | None = None,
+    ) -> None:
+        """As `put`, without a coroutine: `done` is called once, on the running event loop, with the answer or with what the
+        stores have to say against it.
+
+        Raises:
+            FeatureGroupNotFound, ValidationFailed; then `done` is not called.
+        """
+        plan = self._groups.plan(group)
+        change = _with_token(plan.put(pairs, targets=targets, ttl=ttl), write_token)
+        if plan.group.durability is not Durability.LOG:
+            self._online.apply_soon(change, done)
+            return
+        confirming = asyncio.get_running_loop().create_task(self._confirm(plan.group, change, done))
+        self._confirming.add(confirming)
+        confirming.add_done_callback(self._confirming.discard)
 
     async def batch_put(
         self, requests: Sequence[WriteRequest | FeatureStoreError], *, write_token: str | None = None
@@ -319,8 +348,8 @@ class Records:
             ValidationFailed: also a hard delete that is not later than the record.
         """
         plan = self._groups.plan(group)
-        change = plan.delete(identifier, event_time, hard=hard, targets=targets)
-        applied = await self._apply(plan.group, change, write_token)
+        change = _with_token(plan.delete(identifier, event_time, hard=hard, targets=targets), write_token)
+        applied = await self._apply(plan.group, change)
         if applied.outcome is Outcome.REFUSED:
             raise ValidationFailed.one("EventTime", "a time later than the record's, for a HardDelete", event_time)
         return applied
@@ -371,6 +400,18 @@ class Records:
                 answers[number][position] = record
         return answers
 
+    def read(self, keys: Sequence[RecordKey], done: FoundTaken) -> None:
+        """What is stored of some records, in one round trip; see `OnlineStore.read`."""
+        self._online.read(keys, done)
+
+    def known_plan(self, group: str) -> RecordPlan | None:
+        """The plan of a group if it was asked for before under this name or ARN; it is up to date.
+
+        Raises:
+            StoreUnavailable
+        """
+        return self._groups.known(group)
+
     def readable_plan(self, group: str) -> RecordPlan:
         """The plan of a group that has an online store.
 
@@ -382,9 +423,9 @@ class Records:
             raise ValidationFailed.one("FeatureGroupName", "a feature group with an online store", plan.group.name)
         return plan
 
-    async def _apply(self, group: FeatureGroup, change: Change, write_token: str | None) -> Applied:
+    async def _apply(self, group: FeatureGroup, change: Change) -> Applied:
         acknowledged = self._confirmation(group)
-        (applied,) = await self._online.apply([_with_token(change, write_token)])
+        (applied,) = await self._online.apply([change])
         return await self._confirmed(applied, acknowledged)
 
     async def _answered_before(self, key: RecordKey, write_token: str | None) -> Applied | None:
@@ -394,6 +435,13 @@ class Records:
         inquiry = Change(key[0], 1, key[1], 0, Op.PUT, ONLINE, None, b"")
         applied = await self._online.apply_upon(_with_token(inquiry, write_token), 0)
         return None if applied.outcome is Outcome.SUPERSEDED else applied
+
+    async def _confirm(self, group: FeatureGroup, change: Change, done: Callable[[Applied | Exception], None]) -> None:
+        try:
+            answer: Applied | Exception = await self._apply(group, change)
+        except Exception as error:  # whatever it is, it is for the caller
+            answer = error
+        done(answer)
 
     def _confirmation(self, group: FeatureGroup) -> Acknowledged | None:
         """What waits until a write of this group may be acknowledged; None if nothing has to."""

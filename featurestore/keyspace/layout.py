@@ -23,6 +23,11 @@ HAS_GRAVE: Final = 16
 _HEAD: Final = struct.Struct(">BBQQ")
 _INSTANT: Final = struct.Struct(">q")
 
+PLAIN_LIVE: Final = bytes((RECORD_VERSION, 1))
+"""How the value of a live record (state 1) begins that never expires, was never hard deleted and is offline, too."""
+PLAIN_HEAD_BYTES: Final = _HEAD.size
+"""What is before the values of such a record."""
+
 EXPIRES: Final = 1
 UPON: Final = 2
 

@@ -42,13 +42,25 @@ def decode_values(data: bytes) -> tuple[int, list[Value]]:
     Raises:
         StoreCorrupt: the bytes are not of a version this release knows, or do not parse.
     """
+    version, *values = decode_row(data)[0]
+    return version, values  # type: ignore[return-value]  # element 0 is the version, the rest are values
+
+
+def decode_row(data: bytes) -> tuple[list[int | Value], bytes]:
+    """As `decode_values`, in one list; also the bytes in which the values stand, with the marks of their lengths between them.
+
+    Raises:
+        StoreCorrupt: as `decode_values`.
+    """
     if data[:1] != VALUES_VERSION:
         raise StoreCorrupt("record values", f"unknown version byte {data[:1]!r}")
     try:
-        version, *values = _decode_values(memoryview(data)[1:])
+        row = _decode_values(data[1:])
     except msgspec.MsgspecError as error:
         raise StoreCorrupt("record values", str(error)) from error
-    return version, values  # type: ignore[return-value]  # element 0 is the version, the rest are values
+    # Behind the mark of the array, of 1, 3 or 5 bytes, and the schema version, small as a rule.
+    count = len(row)
+    return row, data[3:] if count < 16 else data[5:] if count < 65_536 else data[7:]
 
 
 def encode_change(change: Change) -> bytes:

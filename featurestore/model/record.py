@@ -20,6 +20,8 @@ from featurestore.model.value import EXPECTED, PARSE, Value, collection_fault, r
 FeaturePair: TypeAlias = tuple[str, Value]
 """(feature name, value) as a client wrote it."""
 
+_IDENTIFIER_CHARS_PLAIN: Final = limits.RECORD_IDENTIFIER_BYTES_MAX // 4
+"""A text of so many characters is not too long, whatever they are."""
 UPDATABLE: Final = (StorageType.STANDARD_V2, StorageType.IN_MEMORY)
 """Storage types whose records can be updated in part (the API's UpdateRecord page)."""
 
@@ -63,9 +65,13 @@ class RecordPlan:
         self._identifier_index = self._index[group.record_identifier]
         self._event_time_index = self._index[group.event_time]
         self._identifier_type = group.record_identifier_type
+        self.keys_are_written = self._identifier_type is FeatureType.STRING
+        """Whether the key of a record is its identifier as it was written."""
         self._event_time_type = group.event_time_type
         self._default_targets = group.default_targets()
         self._default_ttl = group.online.ttl if group.online is not None else None
+        self.compiled: dict[object, object] = {}
+        """What others have made of this plan and keep as long as it lives."""
 
     def row(self, pairs: Iterable[FeaturePair], *, path: str = "Record") -> Row:
         """Check one record.
@@ -215,17 +221,14 @@ class RecordPlan:
         assert isinstance(written, str), "every stored record has its identifier"
         return written
 
-    @property
-    def keys_are_written(self) -> bool:
-        """Whether the key of a record is its identifier as it was written."""
-        return self._identifier_type is FeatureType.STRING
-
     def record_id(self, identifier: str, *, path: str = "RecordIdentifierValueAsString") -> str:
         """The record key of an identifier that a client asks for.
 
         Raises:
             ValidationFailed: it is not of the identifier feature's type, empty or too long.
         """
+        if self.keys_are_written and 0 < len(identifier) <= _IDENTIFIER_CHARS_PLAIN:
+            return identifier
         faults: list[Fault] = []
         key = self._record_id(identifier, path, faults)
         if faults:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,10 +13,10 @@ _log: Final = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class Waiting:
-    """Somebody on `loop` waits for `future`. A thread sets `result` or `error`, then delivers."""
+    """Somebody on `loop` waits. A thread sets `result` or `error`, then delivers: `done` is given the one or the other."""
 
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
+    done: Callable[[Any], None]
     result: Any = None
     error: BaseException | None = field(default=None)
 
@@ -28,16 +28,21 @@ def deliver(batch: Sequence[Waiting]) -> None:
         by_loop.setdefault(waiting.loop, []).append(waiting)
     for loop, members in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_resolve, members)
+            loop.call_soon_threadsafe(_tell, members)
         except RuntimeError:
             _log.warning("%d answers came after their callers' event loop had closed", len(members))
 
 
-def _resolve(members: Sequence[Waiting]) -> None:
+def resolve(future: asyncio.Future[Any], answer: Any) -> None:
+    """Answer who awaits a future: with a value, or an exception to raise."""
+    if future.cancelled():
+        return
+    if isinstance(answer, BaseException):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+def _tell(members: Sequence[Waiting]) -> None:
     for waiting in members:
-        if waiting.future.cancelled():
-            continue
-        if waiting.error is not None:
-            waiting.future.set_exception(waiting.error)
-        else:
-            waiting.future.set_result(waiting.result)
+        waiting.done(waiting.result if waiting.error is None else waiting.error)

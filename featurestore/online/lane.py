@@ -44,15 +44,17 @@ class Lane(Generic[_Work]):
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, work: _Work, weight: int) -> asyncio.Future[Any]:
-        """Raises: StoreUnavailable: the store is closed."""
-        loop = asyncio.get_running_loop()
-        job = Job(work=work, weight=weight, loop=loop, future=loop.create_future())
+    def submit(self, work: _Work, weight: int, done: Callable[[Any], None]) -> None:
+        """`done` is called once, on the running loop, with the result or the exception that stands for it.
+
+        Raises:
+            StoreUnavailable: the store is closed.
+        """
+        job = Job(work=work, weight=weight, loop=asyncio.get_running_loop(), done=done)
         with self._lock:
             if self._closed:
                 raise StoreUnavailable(self._name, "the store is closed")
             self._jobs.put(job)
-        return job.future
 
     def close(self) -> None:
         """Finish what was submitted, then end the thread. Repeating it does nothing."""

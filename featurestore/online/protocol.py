@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Protocol, TypeAlias
@@ -34,6 +34,13 @@ class StoredRecord:
     api_time_us: int
     expires_at_us: int | None
     values: bytes
+
+
+Found: TypeAlias = tuple[bytes, int | None] | None
+"""Values and expiry of a live record, as in `StoredRecord`; None if there is none."""
+
+FoundTaken: TypeAlias = Callable[[list[Found] | Exception], None]
+"""Is given what was found for each key, in order, or why that can't be said: a StoreUnavailable or StoreCorrupt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,11 @@ class OnlineStore(Protocol):
             OutboxFull: none was written; the offline writer is behind.
         """
 
+    def apply_soon(self, change: Change, done: Callable[[Applied | Exception], None]) -> None:
+        """As `apply` of one change, without a coroutine: `done` is called once, on the running event loop, with the answer or
+        with what `apply` would raise. Not from here.
+        """
+
     async def apply_each(self, changes: Sequence[Change]) -> Sequence[Applied | FeatureStoreError]:
         """As `apply`, each change for itself: what keeps one from being written is its answer and does not keep the others.
 
@@ -223,6 +235,14 @@ class OnlineStore(Protocol):
 
         Raises:
             StoreUnavailable
+        """
+
+    def read(self, keys: Sequence[RecordKey], done: FoundTaken) -> None:
+        """As `get`, without a coroutine: `done` is called once, on the running event loop, perhaps from here."""
+
+    def serving(self) -> AbstractAsyncContextManager[None]:
+        """For an event loop that lives long and answers many: the connections it needs are open within, so that its calls take
+        the shortest way. Entered once at a time.
         """
 
     async def reserve(self, rows: Mapping[int, int]) -> Mapping[int, int]:

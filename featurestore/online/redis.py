@@ -1,7 +1,8 @@
 """The online store on Redis: one script call per shard decides, writes and logs whatever changes wait at that moment.
 
-Two threads make the round trips, one for changes and one for reads. Each takes everything that waits, so concurrent callers
-share a round trip; changes of one shard share a script call, whoever they are from. Bulk verbs have connections of their own.
+What the callers of an event loop ask for in one turn of it shares a round trip; changes of one shard share a script call, whoever
+they are from. A loop that serves has connections of its own (`serving`); calls of other loops, and what connections alone can't
+settle, go through two threads, one for changes and one for reads. Bulk verbs have connections of their own.
 
 Where it differs from what `online.protocol` says, since a step is atomic within a shard only:
 
@@ -16,14 +17,19 @@ Where it differs from what `online.protocol` says, since a step is atomic within
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 from featurestore.errors import FeatureStoreError, OutboxFull, StoreCorrupt, StoreUnavailable
+from featurestore.keyspace.address import Deployment
 from featurestore.keyspace.layout import (
     APPLIED,
     BIAS,
@@ -32,12 +38,15 @@ from featurestore.keyspace.layout import (
     HAS_EXPIRY,
     LOADED_HEAD,
     ONLINE_ONLY,
+    PLAIN_HEAD_BYTES,
+    PLAIN_LIVE,
     UPON,
     decode_record,
     load_script,
 )
 from featurestore.keyspace.link import Call
 from featurestore.keyspace.opening import Keyspace
+from featurestore.keyspace.pipes import Pipes
 from featurestore.model.change import (
     OFFLINE,
     ONLINE,
@@ -52,12 +61,15 @@ from featurestore.model.change import (
     subject_of,
 )
 from featurestore.model.codec import encode_change
-from featurestore.online.lane import Job, Lane
+from featurestore.online.courier import Courier
+from featurestore.online.delivery import resolve
 from featurestore.online.protocol import (
     APPLY_CHANGES_MAX,
     PAGE_LOOKED_AT_MAX,
     SOURCE_BYTES_MAX,
     Erased,
+    Found,
+    FoundTaken,
     OnlineSnapshot,
     RecordKey,
     RecordPage,
@@ -68,8 +80,12 @@ from featurestore.online.protocol import (
 from featurestore.online.redis_purge import PURGE_S_MAX, purge_keyspace
 from featurestore.online.redis_snapshot import RedisSnapshot, scan_group
 
+_log: Final = logging.getLogger(__name__)
+
 READ_KEYS_MAX: Final = 4096
 """Records of one round trip; bounds how long the server does nothing else."""
+WRITE_ROUNDS_MAX: Final = 2
+"""Round trips of changes that one event loop has under way: while a server works on one, the next is made."""
 LOAD_ROWS: Final = 256
 """Rows of one script call of a bulk load."""
 LOAD_CALLS: Final = 32
@@ -109,6 +125,10 @@ class _Part:
     positions: list[int]
 
 
+_Written: TypeAlias = Callable[[list[Any] | Exception], None]
+"""Is given the answers to a call, or why there are none."""
+
+
 @dataclass(slots=True)
 class _Write:
     """The changes of one call, by shard. `source` is empty unless they come from one; with `each` an error is the answer of its
@@ -118,12 +138,31 @@ class _Write:
     changes: int
     source: str
     each: bool
+    written: _Written
+
+
+class _Read(NamedTuple):
+    """Records to read. `take` is given what their keys hold and the time there, or an error each."""
+
+    keys: list[bytes]
+    shards: list[int]
+    take: Callable[[list[bytes | Exception | None], list[int]], None]
 
 
 @dataclass(slots=True)
-class _Read:
-    keys: list[bytes]
-    shards: list[int]
+class _Turn:
+    """What the callers of one event loop have asked for and is not on its way yet.
+
+    Attributes:
+        pipes: the loop's own connections, if it has any.
+        rounds: round trips of changes that are under way.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    pipes: Pipes | None = None
+    reads: list[_Read] = field(default_factory=list)
+    writes: deque[_Write] = field(default_factory=deque)
+    rounds: int = 0
 
 
 class RedisOnlineStore:
@@ -152,30 +191,45 @@ class RedisOnlineStore:
         self._bulk_lock = threading.Lock()
         self._pages = keyspace.link()
         self._pages_lock = threading.Lock()
-        self._writes = keyspace.link()
-        self._reads = keyspace.link()
-        self._writer: Lane[_Write] = Lane(_WRITE, self._write, weight_max=APPLY_CHANGES_MAX)
-        self._reader: Lane[_Read] = Lane(_READ, self._read, weight_max=READ_KEYS_MAX)
+        self._writer = Courier(_WRITE, keyspace.link(), repeatable=False, weight_max=APPLY_CHANGES_MAX)
+        self._reader = Courier(_READ, keyspace.link(), repeatable=True, weight_max=READ_KEYS_MAX)
+        self._is_cluster = keyspace.address.deployment is Deployment.CLUSTER
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turn] = WeakKeyDictionary()
+        self._turns_lock = threading.Lock()
+        self._served: _Turn | None = None
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        pipes = Pipes(self._keyspace.address, self._keyspace.link())
+        turn = self._turn()
+        await pipes.open()
+        turn.pipes = pipes
+        self._served = turn
+        try:
+            yield
+        finally:
+            self._served = turn.pipes = None
+            await pipes.close()
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[Applied]:
-        if len(changes) > APPLY_CHANGES_MAX:
-            raise ValueError(f"at most {APPLY_CHANGES_MAX} changes per call, got {len(changes)}")
-        result: list[Applied] = await self._writer.submit(self._prepared(changes), len(changes))
+        result: list[Applied] = await self._applied(changes)
         return result
 
     async def apply_each(self, changes: Sequence[Change]) -> Sequence[Applied | FeatureStoreError]:
-        if len(changes) > APPLY_CHANGES_MAX:
-            raise ValueError(f"at most {APPLY_CHANGES_MAX} changes per call, got {len(changes)}")
-        work = self._prepared(changes, each=True)
-        result: list[Applied | FeatureStoreError] = await self._writer.submit(work, len(changes))
+        result: list[Applied | FeatureStoreError] = await self._applied(changes, each=True)
         return result
 
     async def apply_upon(self, change: Change, api_time_us: int) -> Applied:
         if not change.targets & ONLINE:
             raise ValueError("a change that is made upon a record goes to the online store")
-        (applied,) = await self._writer.submit(self._prepared([change], upon_us=api_time_us), 1)
-        result: Applied = applied
-        return result
+        applied: list[Applied] = await self._applied([change], upon_us=api_time_us)
+        return applied[0]
+
+    def apply_soon(self, change: Change, done: Callable[[Applied | Exception], None]) -> None:
+        def written(answer: list[Any] | Exception) -> None:
+            done(answer if isinstance(answer, Exception) else answer[0])
+
+        self._write(self._prepared([change], written))
 
     async def page(
         self, group_id: int, after: RecordPlace | None, records_max: int, *, deleted: bool = False, values: bool = False
@@ -191,15 +245,17 @@ class RedisOnlineStore:
             raise ValueError(f"at most {APPLY_CHANGES_MAX} changes per call, got {len(changes)}")
         if not 0 < len(source.encode()) <= SOURCE_BYTES_MAX:
             raise ValueError(f"a source of 1 to {SOURCE_BYTES_MAX} bytes, got {source!r}")
-        work = self._prepared([change for _, change in changes], source, [offset for offset, _ in changes])
-        result: list[Applied | None] = await self._writer.submit(work, len(changes))
+        offsets = [offset for offset, _ in changes]
+        result: list[Applied | None] = await self._applied([change for _, change in changes], source=source, offsets=offsets)
         return result
 
     async def get(self, keys: Sequence[RecordKey]) -> Sequence[StoredRecord | None]:
-        shards = [shard_of(record_id, self._shards) for _, record_id in keys]
-        names = [self._keys[shard].record(*key) for shard, key in zip(shards, keys, strict=True)]
-        result: list[StoredRecord | None] = await self._reader.submit(_Read(names, shards), len(names))
-        return result
+        answer: asyncio.Future[Sequence[StoredRecord | None]] = asyncio.get_running_loop().create_future()
+        self._fetch(keys, _stored, partial(resolve, answer))
+        return await answer
+
+    def read(self, keys: Sequence[RecordKey], done: FoundTaken) -> None:
+        self._fetch(keys, _found, done)
 
     async def reserve(self, rows: Mapping[int, int]) -> Mapping[int, int]:
         calls = [_RESERVE.call(shard, [self._keys[shard].meta], [self._now(), count]) for shard, count in rows.items()]
@@ -259,8 +315,7 @@ class RedisOnlineStore:
         self._reader.close()
         with self._bulk_lock:
             self._closed = True
-            for link in (self._writes, self._reads, self._bulk):
-                link.close()
+            self._bulk.close()
         with self._pages_lock:
             self._pages.close()
 
@@ -268,11 +323,39 @@ class RedisOnlineStore:
         """What a script is told of the time; empty for the server's own."""
         return "" if self._clock_us is None else str(self._clock_us())
 
+    def _turn(self) -> _Turn:
+        """That of the running loop."""
+        loop = asyncio.get_running_loop()
+        served = self._served
+        if served is not None and served.loop is loop:
+            return served
+        with self._turns_lock:
+            turn = self._turns.get(loop)
+            if turn is None:
+                turn = self._turns[loop] = _Turn(loop)
+        return turn
+
     # Changes
+
+    async def _applied(
+        self,
+        changes: Sequence[Change],
+        *,
+        each: bool = False,
+        upon_us: int | None = None,
+        source: str = "",
+        offsets: Sequence[int] = (),
+    ) -> list[Any]:
+        if len(changes) > APPLY_CHANGES_MAX:
+            raise ValueError(f"at most {APPLY_CHANGES_MAX} changes per call, got {len(changes)}")
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._write(self._prepared(changes, partial(resolve, answer), source, offsets, each=each, upon_us=upon_us))
+        return await answer
 
     def _prepared(
         self,
         changes: Sequence[Change],
+        written: _Written,
         source: str = "",
         offsets: Sequence[int] = (),
         *,
@@ -293,44 +376,80 @@ class RedisOnlineStore:
                 call = 1 if each else len(bodies) if index == 0 else 0
                 head = _change_head(changes[position], body, call=call, offset=offset, upon_us=upon_us)
                 part.args += (head, body)
-        return _Write(parts, len(changes), source, each)
+        return _Write(parts, len(changes), source, each, written)
 
-    def _write(self, jobs: Sequence[Job[_Write]]) -> None:
-        """One script call for each shard, and for each source of changes."""
-        by_target: dict[tuple[int, str], list[Job[_Write]]] = {}
-        for job in jobs:
-            for shard in job.work.parts:
-                by_target.setdefault((shard, job.work.source), []).append(job)
+    def _write(self, work: _Write) -> None:
+        turn = self._turn()
+        turn.writes.append(work)
+        if len(turn.writes) == 1 and turn.rounds < WRITE_ROUNDS_MAX:
+            turn.loop.call_soon(self._send_writes, turn)
+
+    def _send_writes(self, turn: _Turn) -> None:
+        while turn.writes and turn.rounds < WRITE_ROUNDS_MAX:
+            works = [turn.writes.popleft()]
+            weight = works[0].changes
+            while turn.writes and weight + turn.writes[0].changes <= APPLY_CHANGES_MAX:
+                works.append(turn.writes.popleft())
+                weight += works[-1].changes
+            by_target, calls = self._write_calls(works)
+            if not calls:
+                self._take_writes(turn, works, by_target, [])
+                continue
+            turn.rounds += 1
+            self._writer.send(calls, weight, partial(self._written, turn, works, by_target), turn.pipes)
+
+    def _write_calls(self, works: Sequence[_Write]) -> tuple[list[tuple[int, str]], list[Call]]:
+        """One script call for each shard, and for each source of changes; also, whom they are for."""
+        by_target: dict[tuple[int, str], list[_Write]] = {}
+        for work in works:
+            for shard in work.parts:
+                by_target.setdefault((shard, work.source), []).append(work)
         calls = []
         now = self._now()
         for (shard, source), members in by_target.items():
             keys = self._keys[shard]
             names = [*keys.fixed]
             args: list[Any] = [keys.base, now, self._outbox_share, max(1, RECEIPTS_MAX // self._shards), RECEIPT_S, source]
-            for job in members:
-                names += job.work.parts[shard].keys
-                args += job.work.parts[shard].args
+            for work in members:
+                names += work.parts[shard].keys
+                args += work.parts[shard].args
             calls.append(_APPLY.call(shard, names, args))
-        answers = {
-            (shard, source): self._answers(shard, reply)
-            for (shard, source), reply in zip(by_target, self._writes.run(_WRITE, calls), strict=True)
-        }
-        for job in jobs:
-            result: list[Applied | FeatureStoreError | None] = [None] * job.work.changes
-            for shard, part in job.work.parts.items():
-                for position in part.positions:
-                    result[position] = next(answers[shard, job.work.source])
-            errors = [answer for answer in result if isinstance(answer, FeatureStoreError)]
-            job.result = result
-            if errors and not job.work.each:
-                job.error = errors[0]
-                if isinstance(errors[0], OutboxFull) and len(errors) < len(result):
-                    detail = f"a part of the changes was not written: {errors[0]}"
-                    job.error = StoreUnavailable(_WRITE, detail, hint="repeat the call")
+        return list(by_target), calls
 
-    def _answers(self, shard: int, reply: Any) -> Iterator[Applied | FeatureStoreError | None]:
+    def _written(self, turn: _Turn, works: Sequence[_Write], targets: Sequence[tuple[int, str]], replies: Sequence[Any]) -> None:
+        turn.rounds -= 1
+        self._take_writes(turn, works, targets, replies)
+        self._send_writes(turn)
+
+    def _take_writes(
+        self, turn: _Turn, works: Sequence[_Write], targets: Sequence[tuple[int, str]], replies: Sequence[Any]
+    ) -> None:
+        """Give each call its answers."""
+        answers = {target: self._answers(target[0], reply) for target, reply in zip(targets, replies, strict=True)}
+        for work in works:
+            try:
+                answer = self._answer(work, answers)
+            except Exception as error:  # the caller waits: whatever it is, it is the answer, and the loop goes on
+                _log.exception("the answers to %d changes could not be read", work.changes)
+                answer = error
+            work.written(answer)
+
+    def _answer(self, work: _Write, answers: Mapping[tuple[int, str], Iterator[Any]]) -> list[Any] | Exception:
+        result: list[Any] = [None] * work.changes
+        for shard, part in work.parts.items():
+            for position in part.positions:
+                result[position] = next(answers[shard, work.source])
+        errors = [answer for answer in result if isinstance(answer, Exception)]
+        if not errors or work.each:
+            return result
+        if isinstance(errors[0], OutboxFull) and len(errors) < len(result):
+            detail = f"a part of the changes was not written: {errors[0]}"
+            return StoreUnavailable(_WRITE, detail, hint="repeat the call")
+        return errors[0]
+
+    def _answers(self, shard: int, reply: Any) -> Iterator[Applied | Exception | None]:
         """What a script call answers of each change, in order."""
-        if isinstance(reply, FeatureStoreError):
+        if isinstance(reply, Exception):
             yield from repeat(reply)
         waiting, answers, faults = reply
         reasons = iter(faults[1::2])
@@ -346,36 +465,67 @@ class RedisOnlineStore:
 
     # Reads
 
-    def _read(self, jobs: Sequence[Job[_Read]]) -> None:
-        keys = [key for job in jobs for key in job.work.keys]
-        shards = [shard for job in jobs for shard in job.work.shards]
-        found: list[Any] = [None] * len(keys)
-        now_us = [0] * len(keys)
-        members: dict[int, list[int]] = {}
-        if self._reads.is_cluster:
-            for index, shard in enumerate(shards):
-                members.setdefault(shard, []).append(index)
-        elif keys:  # one server has all shards
-            members[0] = list(range(len(keys)))
-        calls = []
-        for shard, indices in members.items():
-            calls += [Call(shard, ("TIME",)), Call(shard, ("MGET", *(keys[index] for index in indices)))]
-        replies = self._reads.run(_READ, calls, repeatable=True)
-        for indices, now, values in zip(members.values(), replies[::2], replies[1::2], strict=True):
-            failure = next((reply for reply in (now, values) if isinstance(reply, FeatureStoreError)), None)
+    def _fetch(self, keys: Sequence[RecordKey], decode: Callable[[Any, int], Any], done: Callable[[Any], None]) -> None:
+        """Read records; `done` is given what `decode` makes of each, or an error."""
+        shards = [shard_of(record_id, self._shards) for _, record_id in keys]
+        names = [self._keys[shard].record(*key) for shard, key in zip(shards, keys, strict=True)]
+
+        def take(found: list[bytes | Exception | None], now_us: list[int]) -> None:
+            try:
+                answer: Any = list(map(decode, found, now_us))
+            except FeatureStoreError as error:
+                answer = error
+            except Exception as error:  # the caller waits: whatever it is, it is the answer, and the loop goes on
+                _log.exception("%d records could not be read", len(found))
+                answer = error
+            done(answer)
+
+        turn = self._turn()
+        turn.reads.append(_Read(names, shards, take))
+        if len(turn.reads) == 1:
+            turn.loop.call_soon(self._send_reads, turn)
+
+    def _send_reads(self, turn: _Turn) -> None:
+        waiting, turn.reads = turn.reads, []
+        while waiting:
+            weight, end = len(waiting[0].keys), 1
+            while end < len(waiting) and weight + len(waiting[end].keys) <= READ_KEYS_MAX:
+                weight += len(waiting[end].keys)
+                end += 1
+            reads, waiting = waiting[:end], waiting[end:]
+            keys = reads[0].keys if end == 1 else [key for read in reads for key in read.keys]
+            if not keys:
+                _take_reads(reads, [], [])
+                continue
+            members: dict[int, list[int]] = {}
+            if self._is_cluster:
+                for index, shard in enumerate(shard for read in reads for shard in read.shards):
+                    members.setdefault(shard, []).append(index)
+                commands = {shard: [keys[index] for index in indices] for shard, indices in members.items()}
+            else:  # one server has all shards
+                commands = {0: keys}
+            calls = []
+            for shard, some in commands.items():
+                calls += [Call(shard, ("TIME",)), Call(shard, ("MGET", *some))]
+            self._reader.send(calls, weight, partial(self._settle_reads, reads, weight, members), turn.pipes)
+
+    def _settle_reads(
+        self, reads: Sequence[_Read], weight: int, members: Mapping[int, Sequence[int]], replies: Sequence[Any]
+    ) -> None:
+        found: list[Any] = [None] * weight
+        now_us = [0] * weight
+        for indices, now, values in zip(members.values() or [range(weight)], replies[::2], replies[1::2], strict=True):
+            failure = next((reply for reply in (now, values) if isinstance(reply, Exception)), None)
             time_us = 0 if failure is not None else int(now[0]) * 1_000_000 + int(now[1])
             if self._clock_us is not None:
                 time_us = self._clock_us()
+            if not members and failure is None:
+                found, now_us = values, [time_us] * weight
+                break
             for position, index in enumerate(indices):
                 found[index] = values[position] if failure is None else failure
                 now_us[index] = time_us
-        end = 0
-        for job in jobs:
-            first, end = end, end + len(job.work.keys)
-            try:
-                job.result = [_live(found[index], now_us[index]) for index in range(first, end)]
-            except FeatureStoreError as error:
-                job.error = error
+        _take_reads(reads, found, now_us)
 
     # Pages
 
@@ -509,15 +659,30 @@ def _change_head(change: Change, body: bytes, *, call: int, offset: int, upon_us
     return head + write_id
 
 
-def _live(data: bytes | FeatureStoreError | None, now_us: int) -> StoredRecord | None:
+def _take_reads(reads: Sequence[_Read], found: list[Any], now_us: list[int]) -> None:
+    """Give each caller its part."""
+    end = 0
+    for read in reads:
+        first, end = end, end + len(read.keys)
+        read.take(found[first:end], now_us[first:end])
+
+
+def _stored(data: bytes | Exception | None, now_us: int) -> StoredRecord | None:
     if data is None:
         return None
-    if isinstance(data, FeatureStoreError):
+    if isinstance(data, Exception):
         raise data
     record = decode_record(data)
     if record.state != _LIVE or (record.expires_at_us is not None and record.expires_at_us <= now_us):
         return None
     return StoredRecord(record.event_time_us, record.api_time_us, record.expires_at_us, record.values)
+
+
+def _found(data: bytes | Exception | None, now_us: int) -> Found:
+    if data.__class__ is bytes and data[:2] == PLAIN_LIVE:
+        return data[PLAIN_HEAD_BYTES:], None
+    record = _stored(data, now_us)
+    return None if record is None else (record.values, record.expires_at_us)
 
 
 def _foreign(reason: bytes) -> StoreCorrupt:

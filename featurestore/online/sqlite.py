@@ -14,8 +14,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractAsyncContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -40,12 +41,14 @@ from featurestore.model.change import (
     wins,
 )
 from featurestore.model.codec import encode_change
-from featurestore.online.delivery import Waiting, deliver
+from featurestore.online.delivery import Waiting, deliver, resolve
 from featurestore.online.protocol import (
     APPLY_CHANGES_MAX,
     PAGE_LOOKED_AT_MAX,
     STATES,
     Erased,
+    Found,
+    FoundTaken,
     OnlineSnapshot,
     RecordKey,
     RecordPage,
@@ -96,6 +99,7 @@ _GET: Final = (
     "SELECT event_time_us, api_time_us, expires_at_us, value FROM record "
     f"WHERE group_id = ? AND record_id = ? AND state = {RecordState.LIVE:d}"
 )
+_READ: Final = f"SELECT value, expires_at_us FROM record WHERE group_id = ? AND record_id = ? AND state = {RecordState.LIVE:d}"
 _PAGE: Final = (
     "SELECT record_id, state, expires_at_us, CASE WHEN ?4 AND (state = 1 OR ?5) THEN value END FROM record "
     "WHERE group_id = ?1 AND record_id > ?2 ORDER BY record_id LIMIT ?3"
@@ -208,6 +212,18 @@ class SqliteOnlineStore:
         result: list[Applied] = await self._submit(run, len(changes))
         return result
 
+    def apply_soon(self, change: Change, done: Callable[[Applied | Exception], None]) -> None:
+        shard, body = shard_of(change.record_id, self._shards), encode_change(change)
+
+        def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> Applied:
+            outbox.require_room(1)
+            return _apply_one(connection, outbox, change, shard, body)
+
+        try:
+            self._enqueue(run, None, 1, done)
+        except StoreUnavailable as error:
+            asyncio.get_running_loop().call_soon(done, error)
+
     async def apply_each(self, changes: Sequence[Change]) -> Sequence[Applied | FeatureStoreError]:
         if len(changes) > APPLY_CHANGES_MAX:
             raise ValueError(f"at most {APPLY_CHANGES_MAX} changes per call, got {len(changes)}")
@@ -283,6 +299,24 @@ class SqliteOnlineStore:
         except sqlite3.Error as error:
             raise StoreUnavailable("read online store", str(error)) from error
         return found
+
+    def read(self, keys: Sequence[RecordKey], done: FoundTaken) -> None:
+        now_us = self._clock_us()
+        execute = self._reader().execute
+        found: list[Found] = []
+        try:
+            for key in keys:
+                row = execute(_READ, key).fetchone()
+                found.append(None if row is None or (row[1] is not None and row[1] <= now_us) else row)
+        except sqlite3.Error as error:
+            failure = StoreUnavailable("read online store", str(error))
+            failure.__cause__ = error
+            done(failure)
+            return
+        done(found)
+
+    def serving(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     async def reserve(self, rows: Mapping[int, int]) -> Mapping[int, int]:
         def run(connection: sqlite3.Connection, outbox: OutboxTransaction) -> dict[int, int]:
@@ -437,21 +471,23 @@ class SqliteOnlineStore:
                 kept.append(row)
         return kept
 
-    def _submit(self, run: _Work, weight: int) -> asyncio.Future[Any]:
-        return self._enqueue(run, None, weight)
+    async def _submit(self, run: _Work, weight: int) -> Any:
+        answer = asyncio.get_running_loop().create_future()
+        self._enqueue(run, None, weight, partial(resolve, answer))
+        return await answer
 
-    def _submit_alone(self, run: _LoneWork) -> asyncio.Future[Any]:
+    async def _submit_alone(self, run: _LoneWork) -> Any:
         """As heavy as a transaction may be, so that it is the last of what is taken at a time."""
-        return self._enqueue(None, run, COMMIT_WEIGHT_MAX)
+        answer = asyncio.get_running_loop().create_future()
+        self._enqueue(None, run, COMMIT_WEIGHT_MAX, partial(resolve, answer))
+        return await answer
 
-    def _enqueue(self, run: _Work | None, run_alone: _LoneWork | None, weight: int) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        job = _Job(run=run, run_alone=run_alone, weight=weight, loop=loop, future=loop.create_future())
+    def _enqueue(self, run: _Work | None, run_alone: _LoneWork | None, weight: int, done: Callable[[Any], None]) -> None:
+        job = _Job(run=run, run_alone=run_alone, weight=weight, loop=asyncio.get_running_loop(), done=done)
         with self._lock:
             if self._closed:
                 raise StoreUnavailable("write online store", "the store is closed")
             self._jobs.put(job)
-        return job.future
 
     def _reader(self) -> sqlite3.Connection:
         reader: sqlite3.Connection | None = getattr(self._readers, "connection", None)
