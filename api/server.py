@@ -113,6 +113,7 @@ def serve(
         service,
         http=lane_of(service),
         loop="uvloop",
+        lifespan="on",
         log_config=None,
         access_log=settings.access_log,
         timeout_graceful_shutdown=SHUTDOWN_S,
