@@ -122,6 +122,8 @@ class Door:
         self._failure: StoreUnavailable | None = None
         self._read_at_s = -KEYS_S_MAX
         self._reading = asyncio.Lock()
+        self.open_until_s = 0.0
+        """By `time.monotonic`: until then nobody is asked for a signature; after it, requests have to be let in one by one."""
 
     async def admit(self, api: Api, scope: Scope, receive: Receive) -> Admitted:
         """Everything that comes before an operation.
@@ -155,15 +157,6 @@ class Door:
         body = await self._verified_body(self.body_bytes_max(api, scope["path"]), request, claimed, receive)
         rights.require(claimed.caller, self._operation(api, scope, body))
         return Admitted(claimed.caller, body, _Replay(body, receive), None)
-
-    def is_open(self) -> bool:
-        """Whether nobody is asked for a signature, known without waiting; else requests have to be let in one by one."""
-        return (
-            not self._keys.required
-            and self._hosts is not None
-            and self._failure is None
-            and time.monotonic() - self._read_at_s < KEYS_S_MAX
-        )
 
     def allows(self, host: bytes) -> bool:
         """Whether requests may call a store without keys so."""
@@ -250,6 +243,8 @@ class Door:
                 self._failure = error
                 started_s = time.monotonic()  # who waited for it need not wait once more
             self._read_at_s = started_s
+            is_open = self._failure is None and not self._keys.required and self._hosts is not None
+            self.open_until_s = started_s + KEYS_S_MAX if is_open else 0.0
 
 
 class _Replay:

@@ -12,6 +12,7 @@ of them changes how the message is framed or the connection is used. Its body ha
 from __future__ import annotations
 
 import re
+from time import monotonic
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -173,7 +174,7 @@ class RecordLane(Connection):
         elif not line.startswith(b"GET"):
             return 0
         body = data[end - head.length : end] if head.length else b""
-        if not (head.allowed and self._door.is_open()) and not self._is_signed(line, head, body):
+        if not (head.allowed and monotonic() < self._door.open_until_s) and not self._is_signed(line, head, body):
             return 0
         self._asked = line
         try:

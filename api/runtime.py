@@ -32,7 +32,7 @@ from featurestore.errors import Fault, FeatureGroupNotFound, FeatureStoreError, 
 from featurestore.model import limits
 from featurestore.model.change import Applied
 from featurestore.model.feature_group import TargetStore, TtlDuration, TtlUnit
-from featurestore.model.record import FeaturePair, RecordPlan
+from featurestore.model.record import FeaturePair
 from featurestore.online.delivery import resolve
 from featurestore.online.protocol import Found, RecordKey
 from featurestore.records import Records, WriteRequest
@@ -289,8 +289,13 @@ class Runtime:
 
     def get_soon(self, group: str, identifier: str, features: Sequence[str] | None, with_expiry: bool, done: Done) -> None:
         """GetRecord."""
-        plan = self._readable_plan(group)
-        form = record_json(plan, features)
+        plan = self._records.known_plan(group)
+        if plan is None or not plan.is_readable:
+            plan = self._records.readable_plan(_group_name(group))
+        form = plan.compiled.get(None) if features is None else None
+        if not isinstance(form, RecordJson):
+            form = record_json(plan, features)
+        members = form.members
 
         def found(items: list[Found] | Exception) -> None:
             answer: Answer | Exception
@@ -301,7 +306,7 @@ class Runtime:
                     answer = ABSENT
                 else:
                     values, expires_at_us = items[0]
-                    answer = Answer(200, f"{form.members('{', values, expires_at_us if with_expiry else None)}}}".encode())
+                    answer = Answer(200, f"{members('{', values, expires_at_us if with_expiry else None)}}}".encode())
             except Exception as error:  # whatever it is, the client gets an answer
                 answer = error
             done(answer)
@@ -380,11 +385,6 @@ class Runtime:
             done(answer)
 
         self._records.read(keys, found)
-
-    def _readable_plan(self, group: str) -> RecordPlan:
-        if self._records.known_plan(group) is None:
-            _group_name(group)
-        return self._records.readable_plan(group)
 
 
 def asked_for(call: Call) -> tuple[str, str, list[str] | None, bool]:

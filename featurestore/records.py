@@ -31,7 +31,7 @@ from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import Durability, FeatureGroup, GroupStatus, TargetStore, TtlDuration, name_of
 from featurestore.model.page_token import decode_token, encode_token
 from featurestore.model.record import FeaturePair, RecordPlan
-from featurestore.online.protocol import FoundTaken, OnlineStore, RecordKey, RecordPlace
+from featurestore.online.protocol import OnlineStore, RecordKey, RecordPlace
 from featurestore.registry.protocol import Registry
 
 GROUP_CACHE_S: Final = 0.5
@@ -119,7 +119,11 @@ class GroupCache:
         return plan
 
     def known(self, name_or_arn: str) -> RecordPlan | None:
-        """The plan, if it is known under this name already; else it may be that of a group that does not exist."""
+        """The plan of a group if it was asked for before under this name or ARN, and up to date; else there may be no such group.
+
+        Raises:
+            StoreUnavailable
+        """
         now_s = time.monotonic()
         if now_s - self._checked_at_s >= GROUP_CACHE_S:
             self._revalidate(now_s)
@@ -154,6 +158,10 @@ class Records:
         Args:
             acknowledged: waits until Kafka has these changes; None without Kafka.
         """
+        self.known_plan = groups.known
+        """The plan of a group if it was asked for before under this name or ARN, see `GroupCache.known`."""
+        self.read = online.read
+        """What is stored of some records, in one round trip; see `OnlineStore.read`."""
         self._groups = groups
         self._online = online
         self._acknowledged = acknowledged
@@ -400,18 +408,6 @@ class Records:
                 answers[number][position] = record
         return answers
 
-    def read(self, keys: Sequence[RecordKey], done: FoundTaken) -> None:
-        """What is stored of some records, in one round trip; see `OnlineStore.read`."""
-        self._online.read(keys, done)
-
-    def known_plan(self, group: str) -> RecordPlan | None:
-        """The plan of a group if it was asked for before under this name or ARN; it is up to date.
-
-        Raises:
-            StoreUnavailable
-        """
-        return self._groups.known(group)
-
     def readable_plan(self, group: str) -> RecordPlan:
         """The plan of a group that has an online store.
 
@@ -419,7 +415,7 @@ class Records:
             FeatureGroupNotFound, ValidationFailed
         """
         plan = self._groups.plan(group)
-        if plan.group.online is None:
+        if not plan.is_readable:
             raise ValidationFailed.one("FeatureGroupName", "a feature group with an online store", plan.group.name)
         return plan
 

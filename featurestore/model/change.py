@@ -160,5 +160,9 @@ def shard_of(record_id: str, shards: int) -> int:
 
     The group takes no part, so all records of one entity share a shard and one round trip reads them.
     """
-    digest = hashlib.blake2b(record_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") % shards
+    return shard_of_bytes(record_id.encode(), shards)
+
+
+def shard_of_bytes(record_id: bytes, shards: int) -> int:
+    """`shard_of` of a record key as UTF-8."""
+    return int.from_bytes(hashlib.blake2b(record_id, digest_size=8).digest(), "little") % shards

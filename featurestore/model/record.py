@@ -70,6 +70,7 @@ class RecordPlan:
         self._event_time_type = group.event_time_type
         self._default_targets = group.default_targets()
         self._default_ttl = group.online.ttl if group.online is not None else None
+        self.is_readable = group.online is not None
         self.compiled: dict[object, object] = {}
         """What others have made of this plan and keep as long as it lives."""
 

@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
 from featurestore.errors import FeatureStoreError, OutboxFull, StoreCorrupt, StoreUnavailable
@@ -57,6 +57,7 @@ from featurestore.model.change import (
     Outcome,
     Stamp,
     shard_of,
+    shard_of_bytes,
     signing_secret,
     subject_of,
 )
@@ -84,6 +85,8 @@ _log: Final = logging.getLogger(__name__)
 
 READ_KEYS_MAX: Final = 4096
 """Records of one round trip; bounds how long the server does nothing else."""
+PREFIXES_MAX: Final = 10_000
+"""Groups whose beginnings of keys are remembered."""
 WRITE_ROUNDS_MAX: Final = 2
 """Round trips of changes that one event loop has under way: while a server works on one, the next is made."""
 LOAD_ROWS: Final = 256
@@ -125,6 +128,8 @@ class _Part:
     positions: list[int]
 
 
+_Decode: TypeAlias = Callable[[Any, int], Any]
+
 _Written: TypeAlias = Callable[[list[Any] | Exception], None]
 """Is given the answers to a call, or why there are none."""
 
@@ -141,26 +146,23 @@ class _Write:
     written: _Written
 
 
-class _Read(NamedTuple):
-    """Records to read. `take` is given what their keys hold and the time there, or an error each."""
-
-    keys: list[bytes]
-    shards: list[int]
-    take: Callable[[list[bytes | Exception | None], list[int]], None]
-
-
 @dataclass(slots=True)
 class _Turn:
     """What the callers of one event loop have asked for and is not on its way yet.
 
     Attributes:
         pipes: the loop's own connections, if it has any.
+        reads: of each call how many of `keys` are its own, what makes an answer of what such a key holds and of the time there,
+            and who is given the answers.
+        shards: those of `keys`; of a cluster only.
         rounds: round trips of changes that are under way.
     """
 
     loop: asyncio.AbstractEventLoop
     pipes: Pipes | None = None
-    reads: list[_Read] = field(default_factory=list)
+    reads: list[tuple[int, _Decode, Callable[[Any], None]]] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    shards: list[int] = field(default_factory=list)
     writes: deque[_Write] = field(default_factory=deque)
     rounds: int = 0
 
@@ -197,6 +199,8 @@ class RedisOnlineStore:
         self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turn] = WeakKeyDictionary()
         self._turns_lock = threading.Lock()
         self._served: _Turn | None = None
+        self._serving_thread = 0
+        self._prefixes: dict[int, list[bytes]] = {}
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
@@ -204,7 +208,7 @@ class RedisOnlineStore:
         turn = self._turn()
         await pipes.open()
         turn.pipes = pipes
-        self._served = turn
+        self._served, self._serving_thread = turn, threading.get_ident()
         try:
             yield
         finally:
@@ -325,10 +329,10 @@ class RedisOnlineStore:
 
     def _turn(self) -> _Turn:
         """That of the running loop."""
-        loop = asyncio.get_running_loop()
         served = self._served
-        if served is not None and served.loop is loop:
+        if served is not None and threading.get_ident() == self._serving_thread:
             return served
+        loop = asyncio.get_running_loop()
         with self._turns_lock:
             turn = self._turns.get(loop)
             if turn is None:
@@ -465,66 +469,69 @@ class RedisOnlineStore:
 
     # Reads
 
-    def _fetch(self, keys: Sequence[RecordKey], decode: Callable[[Any, int], Any], done: Callable[[Any], None]) -> None:
+    def _fetch(self, keys: Sequence[RecordKey], decode: _Decode, done: Callable[[Any], None]) -> None:
         """Read records; `done` is given what `decode` makes of each, or an error."""
-        shards = [shard_of(record_id, self._shards) for _, record_id in keys]
-        names = [self._keys[shard].record(*key) for shard, key in zip(shards, keys, strict=True)]
-
-        def take(found: list[bytes | Exception | None], now_us: list[int]) -> None:
-            try:
-                answer: Any = list(map(decode, found, now_us))
-            except FeatureStoreError as error:
-                answer = error
-            except Exception as error:  # the caller waits: whatever it is, it is the answer, and the loop goes on
-                _log.exception("%d records could not be read", len(found))
-                answer = error
-            done(answer)
-
         turn = self._turn()
-        turn.reads.append(_Read(names, shards, take))
+        count = self._shards
+        for group_id, record_id in keys:
+            written = record_id.encode()
+            shard = shard_of_bytes(written, count)
+            turn.keys.append((self._prefixes.get(group_id) or self._record_prefixes(group_id))[shard] + written)
+            if self._is_cluster:
+                turn.shards.append(shard)
+        turn.reads.append((len(keys), decode, done))
         if len(turn.reads) == 1:
             turn.loop.call_soon(self._send_reads, turn)
 
+    def _record_prefixes(self, group_id: int) -> list[bytes]:
+        """What the keys of a group's records begin with, by shard."""
+        if len(self._prefixes) >= PREFIXES_MAX:
+            self._prefixes.clear()
+        made = self._prefixes[group_id] = [keys.record(group_id, "") for keys in self._keys]
+        return made
+
     def _send_reads(self, turn: _Turn) -> None:
-        waiting, turn.reads = turn.reads, []
-        while waiting:
-            weight, end = len(waiting[0].keys), 1
-            while end < len(waiting) and weight + len(waiting[end].keys) <= READ_KEYS_MAX:
-                weight += len(waiting[end].keys)
-                end += 1
-            reads, waiting = waiting[:end], waiting[end:]
-            keys = reads[0].keys if end == 1 else [key for read in reads for key in read.keys]
-            if not keys:
-                _take_reads(reads, [], [])
-                continue
-            members: dict[int, list[int]] = {}
-            if self._is_cluster:
-                for index, shard in enumerate(shard for read in reads for shard in read.shards):
-                    members.setdefault(shard, []).append(index)
-                commands = {shard: [keys[index] for index in indices] for shard, indices in members.items()}
-            else:  # one server has all shards
-                commands = {0: keys}
-            calls = []
-            for shard, some in commands.items():
-                calls += [Call(shard, ("TIME",)), Call(shard, ("MGET", *some))]
-            self._reader.send(calls, weight, partial(self._settle_reads, reads, weight, members), turn.pipes)
+        reads, turn.reads = turn.reads, []
+        keys, turn.keys = turn.keys, []
+        shards, turn.shards = turn.shards, []
+        if not keys:
+            _take_reads(reads, [], [])
+            return
+        positions: dict[int, list[int]] = {}
+        if self._is_cluster:
+            for position, shard in enumerate(shards):
+                positions.setdefault(shard, []).append(position)
+        else:  # one server has all shards
+            positions[0] = list(range(len(keys)))
+        calls, members = [], []
+        for shard, own in positions.items():
+            for start in range(0, len(own), READ_KEYS_MAX):
+                some = own[start : start + READ_KEYS_MAX]
+                members.append(some)
+                wanted = keys if len(some) == len(keys) else [keys[position] for position in some]
+                calls += [Call(shard, ("TIME",)), Call(shard, ("MGET", *wanted))]
+        self._reader.send(calls, len(keys), partial(self._settle_reads, reads, members), turn.pipes)
 
     def _settle_reads(
-        self, reads: Sequence[_Read], weight: int, members: Mapping[int, Sequence[int]], replies: Sequence[Any]
+        self,
+        reads: Sequence[tuple[int, _Decode, Callable[[Any], None]]],
+        members: Sequence[Sequence[int]],
+        replies: Sequence[Any],
     ) -> None:
-        found: list[Any] = [None] * weight
-        now_us = [0] * weight
-        for indices, now, values in zip(members.values() or [range(weight)], replies[::2], replies[1::2], strict=True):
+        size = sum(map(len, members))
+        found: list[Any] = [None] * size
+        now_us = [0] * size
+        for positions, now, values in zip(members, replies[::2], replies[1::2], strict=True):
             failure = next((reply for reply in (now, values) if isinstance(reply, Exception)), None)
             time_us = 0 if failure is not None else int(now[0]) * 1_000_000 + int(now[1])
             if self._clock_us is not None:
                 time_us = self._clock_us()
-            if not members and failure is None:
-                found, now_us = values, [time_us] * weight
+            if failure is None and len(positions) == size:
+                found, now_us = values, [time_us] * size
                 break
-            for position, index in enumerate(indices):
-                found[index] = values[position] if failure is None else failure
-                now_us[index] = time_us
+            for index, position in enumerate(positions):
+                found[position] = values[index] if failure is None else failure
+                now_us[position] = time_us
         _take_reads(reads, found, now_us)
 
     # Pages
@@ -659,12 +666,19 @@ def _change_head(change: Change, body: bytes, *, call: int, offset: int, upon_us
     return head + write_id
 
 
-def _take_reads(reads: Sequence[_Read], found: list[Any], now_us: list[int]) -> None:
+def _take_reads(reads: Sequence[tuple[int, _Decode, Callable[[Any], None]]], found: Sequence[Any], now_us: Sequence[int]) -> None:
     """Give each caller its part."""
     end = 0
-    for read in reads:
-        first, end = end, end + len(read.keys)
-        read.take(found[first:end], now_us[first:end])
+    for count, decode, done in reads:
+        first, end = end, end + count
+        try:
+            answer: Any = list(map(decode, found[first:end], now_us[first:end]))
+        except FeatureStoreError as error:
+            answer = error
+        except Exception as error:  # the caller waits: whatever it is, it is the answer, and the loop goes on
+            _log.exception("%d records could not be read", count)
+            answer = error
+        done(answer)
 
 
 def _stored(data: bytes | Exception | None, now_us: int) -> StoredRecord | None:
