@@ -185,7 +185,7 @@ class Records:
             FeatureGroupNotFound, ValidationFailed, StoreUnavailable, OutboxFull
         """
         plan = self._groups.plan(group)
-        return await self._apply(plan.group, _with_token(plan.put(pairs, targets=targets, ttl=ttl), write_token))
+        return await self._apply(plan.group, plan.put(pairs, targets=targets, ttl=ttl, write_token=write_token))
 
     def put_soon(
         self,
@@ -204,7 +204,7 @@ class Records:
             FeatureGroupNotFound, ValidationFailed; then `done` is not called.
         """
         plan = self._groups.plan(group)
-        change = _with_token(plan.put(pairs, targets=targets, ttl=ttl), write_token)
+        change = plan.put(pairs, targets=targets, ttl=ttl, write_token=write_token)
         if plan.group.durability is not Durability.LOG:
             self._online.apply_soon(change, done)
             return
@@ -234,9 +234,9 @@ class Records:
                 continue
             try:
                 plan = self._groups.plan(request.group)
-                change = plan.put(request.pairs, targets=request.targets, ttl=request.ttl)
                 token = None if write_token is None else f"{write_token}\0{position}"
-                planned.append((position, _with_token(change, token), self._confirmation(plan.group)))
+                change = plan.put(request.pairs, targets=request.targets, ttl=request.ttl, write_token=token)
+                planned.append((position, change, self._confirmation(plan.group)))
             except (FeatureGroupNotFound, ValidationFailed, StoreUnavailable) as error:
                 answers[position] = error
         applied = await self._online.apply_each([change for _, change, _ in planned]) if planned else []

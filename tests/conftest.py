@@ -12,11 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.kafka_server import KafkaServer, require_kafka
 from tests.redis_server import RedisCluster, RedisServer, require_redis
 from tests.s3_server import S3Server
+
+# How long an example takes says nothing about whether it is right.
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
 
 AWS = {
     "AWS_ACCESS_KEY_ID": "test",

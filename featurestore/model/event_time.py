@@ -8,6 +8,7 @@ Source of the written forms: the feature store's developer guide, "event time".
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final
 
@@ -23,9 +24,11 @@ EVENT_TIME_US_MIN: Final = -62_167_219_200 * SECOND_US
 EVENT_TIME_US_MAX: Final = 253_402_300_800 * SECOND_US - 1
 """9999-12-31T23:59:59.999999Z, the last one."""
 
+_EPOCH_MOMENT: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (both sides of the difference are UTC)
+_ERA_DAYS: Final = 146_097
+"""Of 400 years, after which the calendar repeats."""
 _ISO: Final = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?Z", re.ASCII)
 _EPOCH: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
-_DAYS_IN_MONTH: Final = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
 def parse(text: str, feature_type: FeatureType) -> int | None:
@@ -46,20 +49,20 @@ def parse_iso(text: str) -> int | None:
     match = _ISO.fullmatch(text)
     if match is None:
         return None
-    year, month, day, hour, minute, second = (int(part) for part in match.group(1, 2, 3, 4, 5, 6))
-    if not (1 <= month <= 12 and hour < 24 and minute < 60 and second < 60):
-        return None
-    leap = month == 2 and (year % 4 == 0 and (year % 100 != 0 or year % 400 == 0))
-    if not 1 <= day <= _DAYS_IN_MONTH[month - 1] + leap:
-        return None
     fraction = match.group(7)
     fraction_us = 0
     if fraction is not None:
         if fraction[6:].strip("0"):
             return None
         fraction_us = int(fraction[:6].ljust(6, "0"))
-    seconds = days_from_civil(year, month, day) * DAY_S + hour * 3600 + minute * 60 + second
-    return seconds * SECOND_US + fraction_us
+    if text.startswith("0000"):  # a year that datetime does not have; as that of 400 years later, a leap year, too
+        text, fraction_us = "0400" + text[4:], fraction_us - _ERA_DAYS * DAY_S * SECOND_US
+    try:
+        moment = datetime.fromisoformat(text[:19])
+    except ValueError:
+        return None
+    since = moment - _EPOCH_MOMENT
+    return (since.days * DAY_S + since.seconds) * SECOND_US + fraction_us
 
 
 def parse_epoch(text: str) -> int | None:

@@ -5,13 +5,15 @@ A `RecordPlan` is compiled once per group and schema version and holds all that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from featurestore.errors import Conflict, Fault, ValidationFailed
 from featurestore.model import event_time, limits
-from featurestore.model.change import Change, Op, target_bits
+from featurestore.model.change import Change, Op, target_bits, write_id
 from featurestore.model.codec import encode_values
 from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import FeatureGroup, FeatureType, StorageType, TargetStore, TtlDuration
@@ -22,12 +24,18 @@ FeaturePair: TypeAlias = tuple[str, Value]
 
 _IDENTIFIER_CHARS_PLAIN: Final = limits.RECORD_IDENTIFIER_BYTES_MAX // 4
 """A text of so many characters is not too long, whatever they are."""
+ARRANGEMENTS_MAX: Final = 64
+"""Orders of features that are remembered of a group; clients use one or two."""
+_PLAIN_NUMBERS: Final = {
+    FeatureType.INTEGRAL: "[+-]?[0-9]{1,18}",
+    FeatureType.FRACTIONAL: r"[+-]?[0-9]{1,30}(?:\.[0-9]{0,30})?",
+}
+"""Texts that are in range as far as their length goes."""
 UPDATABLE: Final = (StorageType.STANDARD_V2, StorageType.IN_MEMORY)
 """Storage types whose records can be updated in part (the API's UpdateRecord page)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A checked record: the key of its identifier, its event time, and values in definition order."""
 
     record_id: str
@@ -53,6 +61,26 @@ class Patch:
     targets: frozenset[TargetStore]
 
 
+class _Arrangement(NamedTuple):
+    """The features of a record in the order in which some client names them: each of them once, all of them known.
+
+    Attributes:
+        order: per feature of the group its place among the values; None where that is its own, None in it for one that is not
+            named.
+        identifier, event_time: their places.
+        numbers: picks the texts of numbers out of the values, if there are any.
+        are_numbers: matches these, joined by line ends, if they are all plain.
+        names_bytes: how much the names are of the record's size.
+    """
+
+    order: Sequence[int | None] | None
+    identifier: int
+    event_time: int
+    numbers: Callable[[Sequence[Any]], Sequence[str]] | None
+    are_numbers: Callable[[str], object]
+    names_bytes: int
+
+
 class RecordPlan:
     """Everything about one group that is the same for each of its records."""
 
@@ -69,6 +97,8 @@ class RecordPlan:
         """Whether the key of a record is its identifier as it was written."""
         self._event_time_type = group.event_time_type
         self._default_targets = group.default_targets()
+        self._default_bits = target_bits(self._default_targets)
+        self._arrangements: dict[tuple[str, ...], _Arrangement | None] = {}
         self._default_ttl = group.online.ttl if group.online is not None else None
         self.is_readable = group.online is not None
         self.compiled: dict[object, object] = {}
@@ -83,6 +113,10 @@ class RecordPlan:
             ValidationFailed: unknown or repeated feature, missing identifier or event time, a value that is not of its
                 type, or something too long; `path` is how messages call the record.
         """
+        pairs = list(pairs)
+        usual = self._usual_row(pairs)
+        if usual is not None:
+            return usual
         values: list[Value] = [None] * len(self.names)
         faults: list[Fault] = []
         self._check(pairs, path, values, faults)
@@ -108,18 +142,20 @@ class RecordPlan:
         targets: frozenset[TargetStore] | None = None,
         ttl: TtlDuration | None = None,
         path: str = "Record",
+        write_token: str | None = None,
     ) -> Change:
         """The change that PutRecord makes of a record.
 
         Args:
             targets: stores to write; None for every store the group has.
             ttl: of this record; None for the group's default.
+            write_token: of a call that may be repeated.
 
         Raises:
             ValidationFailed: as `row`, or the group lacks a target store.
         """
         row = self.row(pairs, path=path)
-        return self._change(row, Op.PUT, self.targets(targets), self._expiry(row.event_time_us, ttl))
+        return self._change(row, Op.PUT, self.targets(targets), self._expiry(row.event_time_us, ttl), write_token)
 
     def delete(
         self,
@@ -275,6 +311,62 @@ class RecordPlan:
             return [(name, value) for name, value in zip(self.names, values, strict=False) if value is not None]
         return [(self.names[i], values[i]) for i in selected if i < len(values) and values[i] is not None]
 
+    def _usual_row(self, pairs: Sequence[FeaturePair]) -> Row | None:
+        """The row of a record that has nothing unusual about it: texts for all features it names, short ones, numbers in plain
+        form. None if it has, and for every record that is wrong.
+        """
+        if not pairs:
+            return None
+        names, texts = zip(*pairs, strict=True)
+        try:
+            arrangement = self._arrangements[names]
+        except KeyError:
+            arrangement = self._remember_arrangement(names)
+        if arrangement is None:
+            return None
+        order, identifier, time, numbers, are_numbers, names_bytes = arrangement
+        try:
+            whole = "".join(texts)
+        except TypeError:  # a value that is absent, or a collection
+            return None
+        if len(whole) > limits.VALUE_CHARS_MAX or 4 * len(whole) + names_bytes > limits.RECORD_BYTES_MAX:
+            return None
+        if numbers is not None and are_numbers("\n".join(numbers(texts))) is None:
+            return None
+        record_id, time_us = texts[identifier], event_time.parse(texts[time], self._event_time_type)
+        if not self.keys_are_written:
+            record_id = record_key(record_id, self._identifier_type)
+        if not record_id or len(record_id) > _IDENTIFIER_CHARS_PLAIN or time_us is None:
+            return None
+        if order is None:
+            return Row(record_id, time_us, list(texts))
+        return Row(record_id, time_us, [None if place is None else texts[place] for place in order])
+
+    def _remember_arrangement(self, names: tuple[str, ...]) -> _Arrangement | None:
+        """That of these names; None if one is unknown, there twice or of a collection, or identifier or event time miss."""
+        if len(self._arrangements) >= ARRANGEMENTS_MAX:
+            self._arrangements.clear()
+        places = {name: place for place, name in enumerate(names)}
+        needed = (self.group.record_identifier, self.group.event_time)
+        features = [self.group.features[self._index[name]] for name in names if name in self._index]
+        is_whole = len(places) == len(names) == len(features) and places.keys() >= set(needed)
+        if not is_whole or any(feature.collection is not None for feature in features):
+            self._arrangements[names] = None
+            return None
+        types = [feature.type for feature in features]
+        numeric = [place for place, kind in enumerate(types) if kind is not FeatureType.STRING]
+        pattern = re.compile(r"\n".join(_PLAIN_NUMBERS[types[place]] for place in numeric), re.ASCII)
+        numbers: Callable[[Sequence[Any]], Sequence[str]] | None = None
+        if numeric:
+            first, *more = numeric
+            numbers = itemgetter(first, *more) if more else lambda texts: (texts[first],)
+        order = [places.get(name) for name in self.names]
+        identifier, time = (places[name] for name in needed)
+        size = sum(map(len, names))
+        made = _Arrangement(None if names == tuple(self.names) else order, identifier, time, numbers, pattern.fullmatch, size)
+        self._arrangements[names] = made
+        return made
+
     def _check(self, pairs: Iterable[FeaturePair], path: str, values: list[Value], faults: list[Fault]) -> set[int]:
         """Put what is right of a record's pairs into `values`, and what is wrong into `faults`; returns the features named."""
         seen: set[int] = set()
@@ -311,17 +403,25 @@ class RecordPlan:
             faults.append(Fault(path, f"at most {limits.RECORD_BYTES_MAX} bytes of names and values", record_bytes))
         return seen
 
-    def _change(self, row: Row, op: Op, targets: frozenset[TargetStore], expires_at_us: int | None) -> Change:
-        version = self.group.schema_version
+    def _change(
+        self,
+        row: Row,
+        op: Op,
+        targets: frozenset[TargetStore],
+        expires_at_us: int | None,
+        write_token: str | None = None,
+    ) -> Change:
+        version, group_id = self.group.schema_version, self.group.group_id
         return Change(
-            self.group.group_id,
+            group_id,
             version,
             row.record_id,
             row.event_time_us,
             op,
-            target_bits(targets),
+            self._default_bits if targets is self._default_targets else target_bits(targets),
             expires_at_us,
             encode_values(version, row.values),
+            None if write_token is None else write_id(group_id, row.record_id, write_token),
         )
 
     def _expiry(self, time_us: int, ttl: TtlDuration | None) -> int | None:
