@@ -34,8 +34,11 @@ BODY_BYTES_MAX: Final = 64 << 10
 HELD_BYTES_MAX: Final = HEAD_BYTES_MAX + BODY_BYTES_MAX
 """What is kept of the requests behind one that is being answered, before no more is read."""
 
-_GET: Final = re.compile(rb"GET (/FeatureGroup/([A-Za-z0-9-]+)\?RecordIdentifierValueAsString=([A-Za-z0-9_.~-]+)) HTTP/1\.1\r\n")
-"""A GetRecord as nearly every client writes it."""
+_USUAL: Final = re.compile(
+    rb"(?:GET /FeatureGroup/([A-Za-z0-9-]+)\?RecordIdentifierValueAsString=([A-Za-z0-9_.~-]+)|PUT /FeatureGroup/([A-Za-z0-9-]+))"
+    rb" HTTP/1\.1\r\n"
+)
+"""How a GetRecord and a PutRecord begin as nearly every client writes them."""
 _START: Final = re.compile(
     rb"(?:(?:GET|PUT) /FeatureGroup/[!\"$-.0->@-~]+(?:\?[!\"$-~]*)?|POST /Batch(?:Get|Write)Record) HTTP/1\.1\r\n"
 )
@@ -53,6 +56,11 @@ _UNUSUAL: Final = frozenset(
     )
 )
 """Headers of which uvicorn has to know."""
+_VARYING: Final = frozenset((b"amz-sdk-invocation-id", b"authorization", b"content-length", b"x-amz-content-sha256"))
+"""Headers that are not worth to be remembered, as they are different in each request."""
+LINES_MAX: Final = 1024
+LINE_BYTES_MAX: Final = 1024
+"""Header lines that are remembered, of at most so many bytes each."""
 _OPERATIONS: Final = {b"GE": "sagemaker:GetRecord", b"PU": "sagemaker:PutRecord"}
 _NO_TOKEN: Final = b""
 
@@ -79,6 +87,8 @@ class RecordLane(Connection):
     """A connection that answers record requests itself, one after the other."""
 
     service: Service
+    lines: dict[bytes, Header]
+    """Header lines in plain form that came before, on any connection."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -147,12 +157,13 @@ class RecordLane(Connection):
         """Begin to answer the request that `data` begins with. Returns its length; more than there is when nothing was begun, as
         its end is missing; 0 when it is not one to answer from here.
         """
-        usual = _GET.match(data)
+        usual = _USUAL.match(data)
         start = usual or _START.match(data)
         if start is None:
             return 0
         block_at = start.end()
-        if usual is not None and data[block_at:] == self._usual_block:
+        is_get = data.startswith(b"GET")
+        if is_get and data[block_at:] == self._usual_block:
             head, end = self._usual_head, len(data)
         else:
             end = data.find(b"\r\n\r\n", block_at - 2, HEAD_BYTES_MAX) + 4
@@ -160,29 +171,29 @@ class RecordLane(Connection):
                 return 0
             block = data[block_at:end]
             head = self._head(block)
-            if usual is not None and len(data) == end:
+            if is_get and len(data) == end:
                 self._usual_block, self._usual_head = block, head
-        if head is None:
+        if head is None or is_get is not (head.length == 0):
             return 0
-        line = data[: block_at - 2]
+        body = b""
         if head.length:
-            if usual is not None or line.startswith(b"GET"):
-                return 0
             end += head.length
             if end > len(data):
                 return end
-        elif not line.startswith(b"GET"):
-            return 0
-        body = data[end - head.length : end] if head.length else b""
+            body = data[end - head.length : end]
+        line = data[: block_at - 2]
         if not (head.allowed and monotonic() < self._door.open_until_s) and not self._is_signed(line, head, body):
             return 0
         self._asked = line
         try:
-            if usual is not None:
-                _, group, identifier = usual.groups()
-                self._runtime.get_soon(group.decode(), identifier.decode(), None, False, self._done)
-            else:
+            if usual is None:
                 self._ask(line, head, body)
+            else:
+                group, identifier, written = usual.groups()
+                if is_get:
+                    self._runtime.get_soon(group.decode(), identifier.decode(), None, False, self._done)
+                else:
+                    self._runtime.put_soon(written.decode(), body, head.retry_token, self._done)
         except Exception as error:  # whatever it is, the client gets an answer
             self._done(error)
         return end
@@ -310,17 +321,17 @@ class RecordLane(Connection):
 
     def _head(self, block: bytes) -> Head | None:
         """The header lines, with the empty line behind them; None unless they are in plain form."""
-        lines = block[:-4].split(b"\r\n") if len(block) > 4 else []
-        if len(block.translate(None, _CONTROL)) != len(block) - 2 * (len(lines) + 1):
-            return None  # a control character other than the ends of the lines
         headers: dict[bytes, bytes] = {}
+        lines = block[:-4].split(b"\r\n") if len(block) > 4 else []
+        known = self.lines
         for line in lines:
-            name, _, value = line.partition(b":")
-            value = value[1:] if value.startswith(b" ") else value
-            name = name.lower()
-            if not name or name in headers or name in _UNUSUAL or name.translate(None, _NOT_NAME) != name:
-                return None
-            if value.strip(b" \t") != value:
+            header = known.get(line)
+            if header is None:
+                header = self._header(line)
+                if header is None:
+                    return None
+            name, value = header
+            if name in headers:
                 return None
             headers[name] = value
         connection = headers.get(b"connection")
@@ -336,6 +347,21 @@ class RecordLane(Connection):
         allowed = host is None or self._door.allows(host)
         return Head(list(headers.items()), int(length), allowed, retry_token, accept)
 
+    def _header(self, line: bytes) -> Header | None:
+        """One header line, which may become one of those that are known; None unless it is in plain form."""
+        name, _, value = line.partition(b":")
+        value = value[1:] if value.startswith(b" ") else value
+        name = name.lower()
+        if not name or name in _UNUSUAL or name.translate(None, _NOT_NAME) != name or value.strip(b" \t") != value:
+            return None
+        if len(line.translate(None, _CONTROL)) != len(line):
+            return None
+        if name not in _VARYING and len(line) <= LINE_BYTES_MAX:
+            if len(self.lines) >= LINES_MAX:
+                self.lines.clear()
+            self.lines[line] = (name, value)
+        return name, value
+
     def _is_signed(self, line: bytes, head: Head, body: bytes) -> bool:
         method, target, _ = line.split(b" ")
         path, _, query = target.partition(b"?")
@@ -345,4 +371,4 @@ class RecordLane(Connection):
 
 def lane_of(service: Service) -> type[Connection]:
     """The protocol class, for uvicorn's `http` setting, of connections to a service."""
-    return type("RecordLane", (RecordLane,), {"service": service})
+    return type("RecordLane", (RecordLane,), {"service": service, "lines": {}})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from featurestore.access import sigv4
 from featurestore.access.keys import ROOT, AccessKey, Keys, Right
@@ -17,8 +16,7 @@ MICROSECONDS: Final = 1_000_000
 _NOBODY: Final = "no key has this secret"
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who sends a request.
 
     Attributes:
@@ -28,7 +26,7 @@ class Caller:
 
     name: str
     right: Right
-    key: AccessKey | None = field(default=None, repr=False)
+    key: AccessKey | None = None
     session: Session | None = None
 
 

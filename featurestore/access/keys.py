@@ -40,8 +40,10 @@ class Right(StrEnum):
     ADMIN = "admin"
 
     def covers(self, needed: Right) -> bool:
-        order = list(Right)
-        return order.index(self) >= order.index(needed)
+        return _RANKS[self] >= _RANKS[needed]
+
+
+_RANKS: Final = {right: rank for rank, right in enumerate(Right)}
 
 
 @dataclass(frozen=True, slots=True)

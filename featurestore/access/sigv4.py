@@ -48,8 +48,9 @@ SIGNING_KEYS_MAX: Final = 1024
 CREDENTIAL_BYTES_MAX: Final = 512
 SIGNED_HEADERS_BYTES_MAX: Final = 4096
 
-_USUAL: Final = re.compile(rb"AWS4-HMAC-SHA256 Credential=([^,= ]+), ?SignedHeaders=([^,= ]+), ?Signature=([0-9a-f]{64})")
-"""An Authorization header as nearly every client writes it."""
+_USUAL: Final = re.compile(rb"AWS4-HMAC-SHA256 Credential=([^,= ]+), ?SignedHeaders=([^,= ]+), ?Signature=")
+"""How an Authorization header begins as nearly every client writes it."""
+USUAL_BYTES_MAX: Final = 1024
 _HEX_256: Final = re.compile(rb"[0-9a-f]{64}")
 _TIMESTAMP: Final = re.compile(rb"[0-9]{8}T[0-9]{6}Z")
 _DATE: Final = re.compile(rb"[0-9]{8}")
@@ -57,6 +58,8 @@ _SCOPE_PART: Final = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 _ACCESS_KEY_ID: Final = re.compile(rb"[!-+\--~]{1,256}")
 _PLAIN: Final = re.compile(rb"[A-Za-z0-9_.~-]*")
 """What percent-encoding leaves as it is."""
+_PLAIN_PARAMETER: Final = re.compile(rb"(?!X-Amz-Signature=)[A-Za-z0-9_.~-]+=[A-Za-z0-9_.~-]*")
+"""A query of one parameter, in the form in which it is signed."""
 _PLAIN_PATH: Final = re.compile(rb"[A-Za-z0-9_.~/-]*")
 _QUERY_NAMES: Final = (
     b"X-Amz-Algorithm",
@@ -216,11 +219,9 @@ def read_signature(request: Request) -> Signature:
         SignatureMissing: it says nothing.
         SignatureMalformed: that can't be read, or does not cover host and every x-amz- header.
     """
-    headers: dict[bytes, bytes] = {}
-    for name, value in request.headers:
-        if name == b"authorization" and name in headers:
-            raise SignatureMalformed("expected one Authorization header, got several")
-        headers[name] = value
+    headers = dict(request.headers)
+    if len(headers) < len(request.headers) and [name for name, _ in request.headers].count(b"authorization") > 1:
+        raise SignatureMalformed("expected one Authorization header, got several")
     authorization = headers.get(b"authorization")
     presigned = b"X-Amz-Algorithm=" in request.query or b"X-Amz-Signature=" in request.query
     if authorization is None:
@@ -236,10 +237,14 @@ def read_signature(request: Request) -> Signature:
 
 
 def _in_header(authorization: bytes, headers: dict[bytes, bytes]) -> Signature:
-    usual = _USUAL.fullmatch(authorization)
-    credential, signed_headers, value = usual.groups() if usual else _fields(authorization)
-    access_key_id, scope = _credential(credential)
-    signed = _header_names(signed_headers)
+    usual = _usual_start(authorization[:-64]) if len(authorization) <= USUAL_BYTES_MAX else None
+    if usual is not None:
+        access_key_id, scope, signed = usual
+        value = authorization[-64:]
+    else:
+        credential, signed_headers, value = _fields(authorization)
+        access_key_id, scope = _credential(credential)
+        signed = _header_names(signed_headers)
     for name in headers:
         if name.startswith(b"x-amz-") and name not in signed:
             raise SignatureMalformed(f"SignedHeaders: expected {_shown(name)} among them, as the request has it")
@@ -261,6 +266,18 @@ def _in_header(authorization: bytes, headers: dict[bytes, bytes]) -> Signature:
         None if token is None else token.decode("latin-1"),
         None if payload_hash is None else payload_hash.decode("latin-1"),
     )
+
+
+@lru_cache(maxsize=SIGNING_KEYS_MAX)
+def _usual_start(text: bytes) -> tuple[str, Scope, tuple[bytes, ...]] | None:
+    """What an Authorization header says before the signature itself, which is the same for many requests of a client; None unless
+    it is written as usual.
+    """
+    found = _USUAL.fullmatch(text)
+    if found is None:
+        return None
+    credential, signed_headers = found.groups()
+    return *_credential(credential), _header_names(signed_headers)
 
 
 def _fields(authorization: bytes) -> tuple[bytes, bytes, bytes]:
@@ -383,27 +400,41 @@ def unverified_payload(request: Request) -> RequestPayload:
 
 def canonical_request(request: Request, signed_headers: Sequence[bytes], payload_hash: str, *, s3: bool) -> bytes:
     """The text whose hash is signed: method, path, query, headers, names of headers, hash of the body, a line each."""
-    values: dict[bytes, bytes] = {}
-    for name, value in request.headers:
-        if name in signed_headers:
-            trimmed = b" ".join(value.split())
-            values[name] = b"%b,%b" % (values[name], trimmed) if name in values else trimmed
+    values = dict(request.headers)
+    if len(values) < len(request.headers):
+        values = _joined(request.headers)
+    lines = b"".join([b"%b:%b\n" % (name, values.get(name, b"")) for name in signed_headers])
+    if b"  " in lines or b"\t" in lines or b" \n" in lines or b": " in lines:  # perhaps surplus ones
+        lines = b"".join([b"%b:%b\n" % (name, b" ".join(values.get(name, b"").split())) for name in signed_headers])
     path = _s3_path(request.path) if s3 else _path(request.path)
     return b"\n".join(
         (
             request.method.encode(),
             path,
             _query(request.query),
-            *[b"%b:%b" % (name, values.get(name, b"")) for name in signed_headers],
-            b"",
+            lines,
             b";".join(signed_headers),
             payload_hash.encode("latin-1"),
         )
     )
 
 
+def _joined(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """By name; the values of a header that is there several times, each without surplus spaces, separated by commas."""
+    values: dict[bytes, bytes] = {}
+    for name, value in headers:
+        trimmed = b" ".join(value.split())
+        values[name] = b"%b,%b" % (values[name], trimmed) if name in values else trimmed
+    return values
+
+
 def string_to_sign(timestamp: bytes, scope: Scope, canonical: bytes) -> bytes:
-    return b"%b\n%b\n%b\n%b" % (ALGORITHM, timestamp, bytes(scope), _sha256(canonical))
+    return b"%b\n%b\n%b\n%b" % (ALGORITHM, timestamp, _scope_text(scope.date, scope.region, scope.service), _sha256(canonical))
+
+
+@lru_cache(maxsize=SIGNING_KEYS_MAX)
+def _scope_text(date: bytes, region: bytes, service: bytes) -> bytes:
+    return bytes(Scope(date, region, service))
 
 
 @lru_cache(maxsize=SIGNING_KEYS_MAX)
@@ -444,8 +475,8 @@ def sign(
 
 def _query(query: bytes) -> bytes:
     """Parameters sorted by encoded name, then value; a presigned URL's own signature left out."""
-    if not query:
-        return b""
+    if not query or _PLAIN_PARAMETER.fullmatch(query):
+        return query
     pairs = []
     for part in query.split(b"&"):
         name, _, value = part.partition(b"=")
@@ -522,7 +553,7 @@ def _header_names(text: bytes) -> tuple[bytes, ...]:
 def _signed_at_s(timestamp: bytes | None, scope: Scope, name: str) -> int:
     if timestamp is None:
         raise SignatureMalformed(f"expected the header {name}")
-    seconds = _seconds(timestamp) if _TIMESTAMP.fullmatch(timestamp) else None
+    seconds = _seconds(timestamp) if len(timestamp) == 16 else None
     if seconds is None:
         raise SignatureMalformed(f"{name}: expected YYYYMMDDTHHMMSSZ, got {_shown(timestamp)}")
     if not timestamp.startswith(scope.date):
@@ -532,6 +563,8 @@ def _signed_at_s(timestamp: bytes | None, scope: Scope, name: str) -> int:
 
 @lru_cache(maxsize=64)
 def _seconds(timestamp: bytes) -> int | None:
+    if _TIMESTAMP.fullmatch(timestamp) is None:
+        return None
     try:
         return calendar.timegm(time.strptime(timestamp.decode(), "%Y%m%dT%H%M%SZ"))
     except ValueError:
