@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import uuid
-from collections.abc import Coroutine, Sequence
-from contextlib import closing
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +28,9 @@ SHARDS = 3
 OUTBOX_MAX = 5000
 """Changes that may wait in the outbox of a single shard, if the others are empty."""
 BOTH = ONLINE | OFFLINE
-BACKENDS = ["sqlite", "redis", "redis-cluster"]
+SERVED = "-served"
+BACKENDS = ["sqlite", "redis", f"redis{SERVED}", "redis-cluster", f"redis-cluster{SERVED}"]
+"""A served one has connections of its loop's own, and is used through the verbs that need no coroutine."""
 
 
 class Clock:
@@ -53,12 +56,16 @@ class Backend:
     files: Path | None
     """The folder below which the store keeps its bytes; None where tests can't look."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, served: bool = False) -> None:
         self.clock = clock
+        self.served = served
         self._loop = asyncio.new_event_loop()
         self._opened: list[OnlineStore] = []
         self.store = self.open()
         self.log = self.open_log()
+        self._serving = AsyncExitStack()
+        if served:
+            self.run(self._serving.enter_async_context(self.store.serving()))
 
     def open(self) -> OnlineStore:
         """Another handle on the same store, as another process would have. `close` closes it, too."""
@@ -79,11 +86,15 @@ class Backend:
         return self._loop.run_until_complete(coroutine)
 
     def apply(self, *changes: Change) -> Sequence[Applied]:
+        if self.served and len(changes) == 1:
+            return [self.run(answer_of(partial(self.store.apply_soon, changes[0])))]
         return self.run(self.store.apply(changes))
 
     def read(self, record_id: str, group_id: int = 1) -> bytes | None:
-        (found,) = self.run(self.store.get([(group_id, record_id)]))
-        return None if found is None else found.values
+        (stored,) = self.run(self.store.get([(group_id, record_id)]))
+        (found,) = self.run(answer_of(partial(self.store.read, [(group_id, record_id)])))
+        assert found == (None if stored is None else (stored.values, stored.expires_at_us))
+        return None if stored is None else stored.values
 
     def pages(self, records_max: int, group_id: int = 1, *, deleted: bool = False) -> list[list[str]]:
         """The identifiers of a group, page by page."""
@@ -120,6 +131,7 @@ class Backend:
             return snapshot.tallies().get(shard_of(record_id, SHARDS), Tally())
 
     def close(self) -> None:
+        self.run(self._serving.aclose())
         for store in self._opened:
             store.close()
         self.log.close()
@@ -147,12 +159,12 @@ class SqliteBackend(Backend):
 class RedisBackend(Backend):
     """A store of its own, by a prefix, in a deployment that tests share."""
 
-    def __init__(self, running: Running, clock: Clock) -> None:
+    def __init__(self, running: Running, clock: Clock, *, served: bool = False) -> None:
         self.files = running.folder
         self.prefix = uuid.uuid4().hex[:8]
         self.url = f"{running.url}{'&' if '?' in running.url else '?'}prefix={self.prefix}"
         self.keyspace = open_keyspace(parse_redis_url(self.url), SHARDS)
-        super().__init__(clock)
+        super().__init__(clock, served=served)
 
     def make_store(self) -> OnlineStore:
         return RedisOnlineStore(self.keyspace, outbox_changes_max=OUTBOX_MAX * SHARDS, clock_us=self.clock)
@@ -176,7 +188,15 @@ def make_backend(name: str, request: pytest.FixtureRequest, folder: Path, clock:
     """The backend of one of BACKENDS; its servers are session fixtures, which skip the test where there are none."""
     if name == "sqlite":
         return SqliteBackend(folder, clock)
-    return RedisBackend(request.getfixturevalue(name.replace("-", "_")), clock)
+    fixture = name.removesuffix(SERVED).replace("-", "_")
+    return RedisBackend(request.getfixturevalue(fixture), clock, served=name.endswith(SERVED))
+
+
+async def answer_of(ask: Callable[[Callable[[Any], None]], None]) -> Any:
+    """What a verb gives to its callback: returned, or raised if it is an exception. A second answer fails the test."""
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    ask(lambda found: answer.set_exception(found) if isinstance(found, Exception) else answer.set_result(found))
+    return await answer
 
 
 def put(record_id: str, event_time_us: int, values: bytes = b"v", **members: Any) -> Change:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,18 @@ WRITE_ID = b"0123456789abcdef"
 
 
 class Opened:
-    """A store with its log, and a loop to run it on."""
+    """A store with its log, and a loop to run it on, with connections of its own if it is served."""
+
+    served = False
 
     def __init__(self, url: str, outbox_changes_max: int = OUTBOX_MAX) -> None:
         self.store: OnlineStore
         self.log: ChangeSource
         self.store, self.log = open_online_store(url, SHARDS, outbox_changes_max=outbox_changes_max)
         self.loop = asyncio.new_event_loop()
+        self._serving = AsyncExitStack()
+        if self.served:
+            self.run(self._serving.enter_async_context(self.store.serving()))
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(coroutine)
@@ -63,10 +69,16 @@ class Opened:
         return [entry.item.change.record_id for shard in range(SHARDS) for entry in self.log.read(shard, 1, 100_000)]
 
     def close(self) -> None:
+        self.run(self._serving.aclose())
         self.store.close()
         self.log.close()
         self.run(self.loop.shutdown_default_executor())
         self.loop.close()
+
+
+@pytest.fixture(params=[False, True], ids=["threads", "connections"], autouse=True)
+def served(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Opened, "served", request.param)
 
 
 @pytest.fixture
@@ -469,7 +481,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def test_a_snapshot_that_writers_run_over(redis: RunningRedis, redis_cluster: RunningRedis) -> None:
     """Every kind of change, meanwhile, to every record: the snapshot shows what was."""
     for number, running in enumerate((redis, redis_cluster)):
-        with closing(Opened(f"{running.url}?prefix=over{number}")) as opened:
+        with closing(Opened(f"{running.url}?prefix=over{number}-{uuid.uuid4().hex[:8]}")) as opened:
             keys = [f"key-{number}" for number in range(5_000)]
             for start in range(0, len(keys), 1000):
                 opened.apply(*(put(key, 1, b"then") for key in keys[start : start + 1000]))
