@@ -27,6 +27,9 @@ class Op(IntEnum):
     """The record goes with its event time: an older put becomes visible again."""
 
 
+_blake2b: Final = hashlib.blake2b
+_from_bytes: Final = int.from_bytes
+
 ONLINE: Final = 1
 OFFLINE: Final = 2
 _TARGET_BIT: Final = {TargetStore.ONLINE: ONLINE, TargetStore.OFFLINE: OFFLINE}
@@ -165,4 +168,4 @@ def shard_of(record_id: str, shards: int) -> int:
 
 def shard_of_bytes(record_id: bytes, shards: int) -> int:
     """`shard_of` of a record key as UTF-8."""
-    return int.from_bytes(hashlib.blake2b(record_id, digest_size=8).digest(), "little") % shards
+    return _from_bytes(_blake2b(record_id, digest_size=8).digest(), "little") % shards

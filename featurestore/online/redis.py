@@ -471,12 +471,11 @@ class RedisOnlineStore:
 
     def _fetch(self, keys: Sequence[RecordKey], decode: _Decode, done: Callable[[Any], None]) -> None:
         """Read records; `done` is given what `decode` makes of each, or an error."""
-        turn = self._turn()
-        count = self._shards
+        turn, shards, prefixes = self._turn(), self._shards, self._prefixes
         for group_id, record_id in keys:
             written = record_id.encode()
-            shard = shard_of_bytes(written, count)
-            turn.keys.append((self._prefixes.get(group_id) or self._record_prefixes(group_id))[shard] + written)
+            shard = shard_of_bytes(written, shards)
+            turn.keys.append((prefixes.get(group_id) or self._record_prefixes(group_id))[shard] + written)
             if self._is_cluster:
                 turn.shards.append(shard)
         turn.reads.append((len(keys), decode, done))
