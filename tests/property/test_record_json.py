@@ -1,0 +1,85 @@
+"""Records as JSON: what is put together from ready-made text is what an encoder makes of the whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from api.record_json import RecordJson, record_json
+from featurestore.errors import StoreCorrupt, ValidationFailed
+from featurestore.model.codec import encode_values
+from featurestore.model.event_time import format_iso
+from featurestore.model.feature_group import CollectionType, FeatureDefinition, FeatureGroup, FeatureType, OnlineConfig
+from featurestore.model.record import RecordPlan
+from featurestore.model.value import Value
+
+NAMES = ["id", "at", "a", "b-c", "d_e", "tags", "f"]
+GROUP = FeatureGroup(
+    name="g",
+    record_identifier="id",
+    event_time="at",
+    features=tuple(
+        FeatureDefinition(name, FeatureType.STRING, CollectionType.LIST if name == "tags" else None) for name in NAMES
+    ),
+    online=OnlineConfig(),
+    offline=None,
+)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=300) | st.from_regex(r"[0-9.]{0,9}", fullmatch=True)
+ROWS = st.lists(TEXTS | st.none() | st.lists(TEXTS, max_size=3), max_size=len(NAMES))
+
+
+@given(
+    row=ROWS,
+    selected=st.none() | st.lists(st.sampled_from(range(len(NAMES))), min_size=1, unique=True).map(sorted),
+    expires_at_us=st.none() | st.integers(-(10**15), 10**17),
+    version=st.sampled_from([1, 127, 128, 70_000]),
+)
+@example(row=["x" * 0x22, "y" * 0x5C], selected=None, expires_at_us=None, version=1)  # lengths that look like what is escaped
+@example(row=["1"] * 7, selected=[3], expires_at_us=0, version=1)
+def test_json_is_what_an_encoder_makes(
+    row: list[Value], selected: list[int] | None, expires_at_us: int | None, version: int
+) -> None:
+    plan = RecordPlan(GROUP)
+    values = encode_values(version, row)
+    text = RecordJson(plan, selected).members("{", values, expires_at_us) + "}"
+    pairs = plan.pairs(row, selected)
+    expected: dict[str, object] = {
+        "Record": [
+            {"FeatureName": name, "ValueAsString" if isinstance(value, str) else "ValueAsStringList": value}
+            for name, value in pairs
+        ]
+    }
+    if expires_at_us is not None:
+        expected["ExpiresAt"] = format_iso(expires_at_us)
+    assert json.loads(text) == expected
+    assert list(json.loads(text)) == list(expected)
+    assert text.isascii() or text.encode().decode() == text
+
+
+@given(st.lists(TEXTS, min_size=20, max_size=20))
+def test_many_features(texts: list[str]) -> None:
+    """More than fit the short form of an array."""
+    features = (*GROUP.features[:2], *(FeatureDefinition(f"f{number}", FeatureType.STRING) for number in range(18)))
+    plan = RecordPlan(replace(GROUP, features=features))
+    found = json.loads(RecordJson(plan, None).members("{", encode_values(1, texts), None) + "}")
+    assert [item["ValueAsString"] for item in found["Record"]] == texts
+
+
+def test_a_choice_is_compiled_once_and_too_many_are_forgotten() -> None:
+    plan = RecordPlan(GROUP)
+    assert record_json(plan, ["a", "f"]) is record_json(plan, ["a", "f"])
+    for number in range(1000):
+        record_json(plan, ["a"] * (number % 5 + 1) + [NAMES[number % 7]])
+    assert len(plan.compiled) <= 256
+    with pytest.raises(ValidationFailed, match="nobody"):
+        record_json(plan, ["nobody"])
+
+
+@pytest.mark.parametrize("values", [b"", b"\x02\x91\x01", b"\x01", b"\x01\x92\x01", b"\x01\x92\x01\xa2x"])
+def test_bytes_that_are_no_record(values: bytes) -> None:
+    with pytest.raises(StoreCorrupt):
+        RecordJson(RecordPlan(GROUP), None).members("{", values, None)
