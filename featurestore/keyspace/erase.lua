@@ -7,9 +7,10 @@ local state = redis.call('HMGET', meta, 'api', 'lease')
 redis.call('HLEN', tally)
 redis.call('HLEN', snapshots)
 redis.call('HLEN', erased)
-local open = open_snapshots(state[2], snapshots, ARGV[1])
+local keep = open_snapshots(state[2], snapshots, ARGV[1])
 local until_us, removed = string.match(redis.call('HGET', erasures, id) or '', '^(%d+) (%d+)$')
 local found, moves = {}, {}
+local index_move, move_in_index = open_index()
 if not until_us then
   for i = 6, #KEYS do
     if redis.call('EXISTS', KEYS[i]) == 1 then
@@ -26,7 +27,7 @@ for i = 6, #KEYS do
   if number(redis.call('HGET', erased, subject)) < tonumber(until_us) then redis.call('HSET', erased, subject, until_us) end
 end
 for _, key in ipairs(found) do
-  keep(open, group, key)
+  if keep then keep(group, key) end
   redis.call('DEL', key)
 end
 move_in_index(moves)

@@ -19,7 +19,7 @@ while given < most and looked_at < looks do
     local raw = redis.call('GETRANGE', key, 0, 25)
     local flags = #raw >= 18 and string.byte(raw, 2) or GRAVE
     local state = flags % 4
-    local is_expired = math.floor(flags / HAS_EXPIRY) % 2 == 1 and struct.unpack('>i8', string.sub(raw, 19, 26)) <= now_us
+    local is_expired = has(flags, HAS_EXPIRY) and struct.unpack('>i8', string.sub(raw, 19, 26)) <= now_us
     if state == LIVE and not is_expired or deleted and state == TOMBSTONE then
       given = given + 1
       table.insert(answer, id)

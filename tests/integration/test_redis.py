@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -121,26 +123,59 @@ def test_a_foreign_key_in_place_of_a_record_is_left_alone(redis_server: RedisSer
         assert client.lrange(key, 0, -1) == value if isinstance(value, list) else client.get(key) == value
 
 
-@pytest.mark.parametrize("name", ["m", "o", "t", "w0", "s"])
+@contextmanager
+def foreign_key(server: RedisServer, name: str) -> Iterator[None]:
+    """Another program's text where a shard of the store has something of its own, and that again."""
+    key = f"{{fs:{shard_of('a', SHARDS)}}}:{name}"
+    with server.client() as client:
+        before = client.dump(key)
+        client.set(key, "foreign")
+        yield
+        client.delete(key)
+        if before is not None:
+            client.restore(key, 0, before)
+
+
+@pytest.mark.parametrize("name", ["m", "o", "t", "w0", "w1", "s"])
 def test_a_foreign_key_in_place_of_the_stores_own_keeps_everything_out(
     redis_server: RedisServer, opened: Opened, name: str
 ) -> None:
     opened.apply(put("a", 1, b"kept"))
-    shard = shard_of("a", SHARDS)
-    key = f"{{fs:{shard}}}:{name}"
-    with redis_server.client() as client:
-        before = client.dump(key)
-        client.delete(key)
-        client.set(key, "foreign")
+    change = put("a", 2, b"whole", write_id=WRITE_ID)
+    with opened.store.snapshot(1) if name == "s" else nullcontext(), foreign_key(redis_server, name):
         with pytest.raises(StoreCorrupt, match="hold what it has not written"):
-            opened.apply(put("a", 2, b"half"))
+            opened.apply(put("b", 1, b"half"), put("a", 2, b"half"), change)
         assert opened.read("a") == b"kept"
-        client.delete(key)
-        if before is not None:
-            client.restore(key, 0, before)
     assert opened.logged() == ["a"]
-    opened.apply(put("a", 2, b"whole"))
+    opened.apply(change)
     assert opened.logged() == ["a", "a"]
+    with opened.store.snapshot(1) as snapshot:
+        assert sum(tally.changes for tally in snapshot.tallies().values()) == 2
+
+
+@pytest.mark.parametrize("name", ["w0", "w1", "s"])
+def test_a_foreign_key_that_a_change_has_no_use_for_does_not_matter_to_it(
+    redis_server: RedisServer, opened: Opened, name: str
+) -> None:
+    """Without a write id, and while no snapshot is read."""
+    with foreign_key(redis_server, name):
+        opened.apply(put("a", 1, b"half"), put("a", 2, b"whole"))
+        assert opened.read("a") == b"whole"
+        assert opened.logged() == ["a", "a"]
+
+
+def test_numbers_that_the_scripts_write_are_exact(redis_server: RedisServer) -> None:
+    """Of up to 16 digits, which a Lua number holds but does not show of itself."""
+    edges = {edge + by for edge in (0, 10**8, 2**31, 2**32, 10**14, 10**15, 2**53) for by in range(-3, 4)}
+    edges |= {number * 10**8 + by for number in (22, 12_345_678, 2**26, 90_071_992) for by in (-1, 0, 1)}
+    draw = random.Random(1)
+    numbers = [number for number in edges if 0 <= number < 2**53] + [
+        draw.randrange(2 ** draw.randrange(1, 54)) for _ in range(5000)
+    ]
+    source = (files("featurestore.keyspace") / "common.lua").read_text()
+    loop = "for i, number in ipairs(ARGV) do ARGV[i] = text(tonumber(number)) end return ARGV"
+    with redis_server.client() as client:
+        assert [int(text) for text in client.eval(source + loop, 0, *numbers)] == numbers
 
 
 @pytest.mark.parametrize("name", ["i:1", "i:1:"], ids=["directory", "leaf"])
