@@ -1,8 +1,8 @@
 -- What the scripts share. What `redis.call` is given is text, constants included: turning a number into it takes the server as long as
 -- some commands do. Numbers in Lua are doubles: API times and seqs are exact in them (below 2^53, until the year 2255), event
 -- times need not be and are compared as two halves. Strings are not compared by order, which would depend on the locale.
--- A script does not roll back: each one reads all it needs, which finds every key of a wrong type, before it writes. The first
--- write is one that is refused when memory is short; a later one would not be.
+-- A script does not roll back: each one reads all it needs, which finds every key of a wrong type, before it writes; only the key that
+-- is written first need not be read. The first write is one that is refused when memory is short; a later one would not be.
 local TOMBSTONE, LIVE, GRAVE = 0, 1, 2
 local ONLINE_ONLY, HAS_EXPIRY, HAS_GRAVE = 4, 8, 16
 local VERSION = 1
