@@ -21,9 +21,10 @@ setup: .venv/.installed ## Create .venv from locked versions
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-services: ## Install the servers and clients that tests talk with, where that is possible
+services: ## Install the servers, clients and the compiler that tests need, where that is possible
 	@sh tests/redis/install.sh
 	@sh tests/kafka/install.sh
+	@sh tests/bench/install.sh
 	@PYTHON=$(PYTHON) sh tests/clients/install.sh
 
 demo: setup ## See it work on a year of flights and weather

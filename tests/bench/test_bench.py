@@ -29,6 +29,7 @@ TABLES = {
 """Tables of each benchmark, and how many rows they have."""
 KAFKA = ("relay", "offline_writer", "stream", "freshness_steady")
 REDIS = ("redis_online", "redis_memory", *KAFKA)
+LOAD = ("online", "redis_online", "freshness_steady")
 
 
 @pytest.fixture(scope="module", params=BENCHMARKS)
@@ -37,6 +38,8 @@ def result(request: pytest.FixtureRequest) -> Iterator[Result]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param in REDIS:
             require_redis()
+        if request.param in LOAD:
+            request.getfixturevalue("load_generator")
         if request.param in KAFKA:
             patch.setenv("KAFKA_BOOTSTRAP_SERVERS", request.getfixturevalue("kafka_servers"))
         yield run(request.param, "tiny", 1)
