@@ -1,0 +1,195 @@
+"""Plots of the newest results, as SVG files in docs/plots. The same results give the same bytes with the same matplotlib.
+
+Bars begin at zero; their lines reach from the smallest round to the largest. Colours are those of Okabe and Ito, which people
+with any colour vision can tell apart, and everything is labelled beside it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tests.bench import online, redis_limits
+from tests.bench.machine import ROOT
+from tests.bench.sheet import Result, Rounds, median
+
+FOLDER = ROOT / "docs" / "plots"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8C8C8C"
+COLOURS = {online.ON_REDIS: BLUE, online.EMBEDDED: ORANGE}
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "x",
+    "grid.color": "#E0E0E0",
+    "ytick.left": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "featurestore",
+}
+WIDTH_IN, BAR_IN, PANEL_IN = 8.5, 0.27, 0.95
+HALF = ("p50 at half load, ms", "p99 at half load, ms")
+
+
+class Plot(NamedTuple):
+    """One picture of a benchmark's result; `alt` says what it shows."""
+
+    name: str
+    alt: str
+    draw: Callable[[Result], Figure]
+
+
+class Bar(NamedTuple):
+    label: str
+    figures: Rounds
+    colour: str
+
+
+class Panel(NamedTuple):
+    title: str
+    bars: Sequence[Bar]
+
+
+def drawn(results: Mapping[str, Result]) -> dict[str, bytes]:
+    """The files of all plots of these results, by name."""
+    return {f"{plot.name}.svg": _svg(plot, results[name]) for name, plots in PLOTS.items() if name in results for plot in plots}
+
+
+def markdown(benchmark: str) -> Iterable[str]:
+    """What the page says where the plots of a benchmark are to be seen."""
+    for plot in PLOTS.get(benchmark, ()):
+        yield f"\n![{plot.alt}]({FOLDER.name}/{plot.name}.svg)\n"
+
+
+def _svg(plot: Plot, result: Result) -> bytes:
+    file = io.BytesIO()
+    with style.context(["default", STYLE]):
+        plot.draw(result).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
+def _panels(panels: Sequence[Panel], unit: str) -> Figure:
+    """Panels of horizontal bars below each other, each with a scale of its own."""
+    heights = [len(panel.bars) * BAR_IN + PANEL_IN for panel in panels]
+    figure = Figure(figsize=(WIDTH_IN, sum(heights)), layout="constrained")
+    all_axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, panel in zip(all_axes, panels, strict=True):
+        _bars(axes, panel)
+        axes.set_xlabel(unit)
+    return figure
+
+
+def _bars(axes: Axes, panel: Panel) -> None:
+    most = max(max(bar.figures) for bar in panel.bars)
+    for place, bar in enumerate(panel.bars):
+        middle = median(bar.figures)
+        axes.barh(place, middle, height=0.7, color=bar.colour)
+        axes.hlines(place, min(bar.figures), max(bar.figures), color="black", linewidth=1.2)
+        axes.text(max(bar.figures) + most * 0.01, place, _shown(middle), va="center")
+    axes.set_yticks(range(len(panel.bars)), [bar.label for bar in panel.bars])
+    axes.set_xlim(0, most * 1.1)
+    axes.set_ylim(len(panel.bars) - 0.4, -0.6)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.set_title(panel.title)
+
+
+def _shown(figure: float) -> str:
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
+
+
+def _online_requests(result: Result) -> Figure:
+    def rows(names: Iterable[str]) -> list[Bar]:
+        return [
+            Bar(f"{name}, {who}", result.tables[table][name]["requests/s"], COLOURS[who])
+            for name in names
+            for who, table in online.TABLES.items()
+            if name in result.tables[table]
+        ]
+
+    def limit(table: str, row: str, column: str) -> Bar:
+        return Bar(f"{table}: {row}", result.tables[table][row][column], GREY)
+
+    names = list(result.tables[online.TABLES[online.ON_REDIS]])
+    raw, disk = redis_limits.TABLE, online.DISK
+    gets = [limit(raw, redis_limits.GET, "requests/s"), *rows(name for name in names if name.startswith("Get"))]
+    batches = [
+        limit(raw, redis_limits.MGET, "requests/s"),
+        *rows(name for name in names if "BatchGet" in name),
+    ]
+    puts = [
+        limit(raw, redis_limits.MINIMAL, "requests/s"),
+        limit(raw, redis_limits.APPLY, "requests/s"),
+        limit(disk, "commits of 1 row", "commits/s"),
+        *rows(name for name in names if name.startswith("Put")),
+    ]
+    panels = [Panel("Reading a record", gets), Panel("Reading 100 records", batches), Panel("Writing a record", puts)]
+    return _panels(panels, "requests per second, 32 connections; grey: limits")
+
+
+def _online_latency(result: Result) -> Figure:
+    """A line from p50 to p99 for each path: two rows, one for each backend, on a logarithmic scale."""
+    rows = [
+        (f"{name}, {who}", [median(cells[column]) for column in HALF], COLOURS[who])
+        for name in result.tables[online.TABLES[online.ON_REDIS]]
+        for who, table in online.TABLES.items()
+        if (cells := result.tables[table].get(name))
+    ]
+    figure = Figure(figsize=(WIDTH_IN, len(rows) * BAR_IN + PANEL_IN), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, (p50_ms, p99_ms), colour) in enumerate(rows):
+        axes.hlines(place, p50_ms, p99_ms, color=colour, linewidth=3)
+        axes.plot(p50_ms, place, marker="o", markersize=7, color=colour)
+        axes.plot(p99_ms, place, marker="|", markersize=12, markeredgewidth=3, color=colour)
+        axes.annotate(_shown(p50_ms), (p50_ms, place), (-7, 0), textcoords="offset points", va="center", ha="right")
+        axes.annotate(_shown(p99_ms), (p99_ms, place), (7, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axes.set_xlabel("ms from when a request was due to its answer, at half of what the service can do: p50 (dot) to p99 (bar)")
+    axes.set_title("Latency at half load")
+    return figure
+
+
+def _seconds(result: Result, table: str, title: str) -> Figure:
+    """All rows of a table by their `took, s`; the first is ours."""
+    bars = [
+        Bar(name, cells["took, s"], GREY if place else GREEN) for place, (name, cells) in enumerate(result.tables[table].items())
+    ]
+    return _panels([Panel(title, bars)], "seconds; less is better")
+
+
+PLOTS: dict[str, Sequence[Plot]] = {
+    "online": (
+        Plot("online_requests", "requests per second of each path beside its limits", _online_requests),
+        Plot("online_latency", "latency of each path at half load, p50 to p99", _online_latency),
+    ),
+    "training_set": (
+        Plot(
+            "training_set",
+            "seconds that a training set takes, beside the same join by hand in other tools",
+            lambda result: _seconds(result, "Joins", "A training set, from Parquet files to a table"),
+        ),
+    ),
+    "compacted": (
+        Plot(
+            "compacted",
+            "seconds that a training set takes after compaction, beside the least it could cost",
+            lambda result: _seconds(result, "Training set", "A training set, from compacted files (its limits add up)"),
+        ),
+    ),
+}
+"""By benchmark, in the order in which they are shown."""
