@@ -7,7 +7,8 @@ with any colour vision can tell apart, and everything is labelled beside it.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib import style
@@ -20,8 +21,10 @@ from tests.bench.sheet import Result, Rounds, median
 
 FOLDER = ROOT / "docs" / "plots"
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#8C8C8C"
-COLOURS = {online.ON_REDIS: BLUE, online.EMBEDDED: ORANGE}
+BACKENDS = {online.ON_REDIS: ("Redis", BLUE), online.EMBEDDED: ("embedded", ORANGE)}
+"""How rows of a backend are labelled, and in which colour."""
 STYLE = {
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -39,7 +42,7 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "featurestore",
 }
-WIDTH_IN, BAR_IN, PANEL_IN = 8.5, 0.27, 0.95
+WIDTH_IN, BAR_IN, PANEL_IN = 9.0, 0.27, 0.8
 HALF = ("p50 at half load, ms", "p99 at half load, ms")
 
 
@@ -87,7 +90,7 @@ def _panels(panels: Sequence[Panel], unit: str) -> Figure:
     all_axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, panel in zip(all_axes, panels, strict=True):
         _bars(axes, panel)
-        axes.set_xlabel(unit)
+    figure.supxlabel(unit, fontsize="medium")
     return figure
 
 
@@ -99,7 +102,7 @@ def _bars(axes: Axes, panel: Panel) -> None:
         axes.hlines(place, min(bar.figures), max(bar.figures), color="black", linewidth=1.2)
         axes.text(max(bar.figures) + most * 0.01, place, _shown(middle), va="center")
     axes.set_yticks(range(len(panel.bars)), [bar.label for bar in panel.bars])
-    axes.set_xlim(0, most * 1.1)
+    axes.set_xlim(0, most * 1.12)
     axes.set_ylim(len(panel.bars) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.set_title(panel.title)
@@ -110,42 +113,31 @@ def _shown(figure: float) -> str:
 
 
 def _online_requests(result: Result) -> Figure:
-    def rows(names: Iterable[str]) -> list[Bar]:
-        return [
-            Bar(f"{name}, {who}", result.tables[table][name]["requests/s"], COLOURS[who])
-            for name in names
-            for who, table in online.TABLES.items()
-            if name in result.tables[table]
-        ]
+    def paths(pattern: str) -> list[Bar]:
+        rows = _online_rows(result)
+        return [Bar(label, cells["requests/s"], colour) for name, label, cells, colour in rows if re.match(pattern, name)]
 
-    def limit(table: str, row: str, column: str) -> Bar:
+    def limit(table: str, row: str, column: str = "requests/s") -> Bar:
         return Bar(f"{table}: {row}", result.tables[table][row][column], GREY)
 
-    names = list(result.tables[online.TABLES[online.ON_REDIS]])
-    raw, disk = redis_limits.TABLE, online.DISK
-    gets = [limit(raw, redis_limits.GET, "requests/s"), *rows(name for name in names if name.startswith("Get"))]
-    batches = [
-        limit(raw, redis_limits.MGET, "requests/s"),
-        *rows(name for name in names if "BatchGet" in name),
+    raw = redis_limits.TABLE
+    writes = [
+        limit(raw, redis_limits.MINIMAL),
+        limit(raw, redis_limits.APPLY),
+        limit(online.DISK, "commits of 1 row", "commits/s"),
+        *paths("PutRecord"),
     ]
-    puts = [
-        limit(raw, redis_limits.MINIMAL, "requests/s"),
-        limit(raw, redis_limits.APPLY, "requests/s"),
-        limit(disk, "commits of 1 row", "commits/s"),
-        *rows(name for name in names if name.startswith("Put")),
+    panels = [
+        Panel("Reading a record", [limit(raw, redis_limits.GET), *paths("GetRecord")]),
+        Panel("Reading 100 records", [limit(raw, redis_limits.MGET), *paths(".*BatchGetRecord")]),
+        Panel("Writing a record", writes),
     ]
-    panels = [Panel("Reading a record", gets), Panel("Reading 100 records", batches), Panel("Writing a record", puts)]
-    return _panels(panels, "requests per second, 32 connections; grey: limits")
+    return _panels(panels, "requests per second over 32 connections; grey: limits")
 
 
 def _online_latency(result: Result) -> Figure:
-    """A line from p50 to p99 for each path: two rows, one for each backend, on a logarithmic scale."""
-    rows = [
-        (f"{name}, {who}", [median(cells[column]) for column in HALF], COLOURS[who])
-        for name in result.tables[online.TABLES[online.ON_REDIS]]
-        for who, table in online.TABLES.items()
-        if (cells := result.tables[table].get(name))
-    ]
+    """A line from p50 to p99 for each path, on a logarithmic scale."""
+    rows = [(label, [median(cells[column]) for column in HALF], colour) for _, label, cells, colour in _online_rows(result)]
     figure = Figure(figsize=(WIDTH_IN, len(rows) * BAR_IN + PANEL_IN), layout="constrained")
     axes = figure.subplots()
     for place, (_, (p50_ms, p99_ms), colour) in enumerate(rows):
@@ -157,11 +149,20 @@ def _online_latency(result: Result) -> Figure:
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log")
-    axes.margins(x=0.15)
+    axes.set_xlim(min(p50_ms for _, (p50_ms, _), _ in rows) / 3, max(p99_ms for _, (_, p99_ms), _ in rows) * 3)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-    axes.set_xlabel("ms from when a request was due to its answer, at half of what the service can do: p50 (dot) to p99 (bar)")
-    axes.set_title("Latency at half load")
+    axes.set_xlabel("ms, p50 (dot) to p99 (bar)")
+    axes.set_title("Latency at half of what the service can do")
     return figure
+
+
+def _online_rows(result: Result) -> Iterator[tuple[str, str, dict[str, Rounds], str]]:
+    """Each path on each backend: its name, label, cells and colour."""
+    for name in result.tables[online.TABLES[online.ON_REDIS]]:
+        for who, (backend, colour) in BACKENDS.items():
+            cells = result.tables[online.TABLES[who]].get(name)
+            if cells is not None:
+                yield name, f"{name}: {backend}", cells, colour
 
 
 def _seconds(result: Result, table: str, title: str) -> Figure:
