@@ -53,7 +53,7 @@ class Size:
 
     Attributes:
         wide, broad: records of 50 and 200 features.
-        distinct: different GetRecords; a twentieth of it different BatchGetRecords.
+        distinct: different GetRecords, and PutRecords of the shortest load; a twentieth of it different BatchGetRecords.
         alone: sequences of CALLS by one caller, a whole multiple of the different ones.
     """
 
@@ -143,7 +143,7 @@ class _Rounds:
         self._calls = calls
         self._constants = constants
         self._limits = limits
-        self._puts = {who: Puts(callers[who]) for who in TABLES}
+        self._puts = {who: Puts(callers[who], size.distinct) for who in TABLES}
 
     def round(self) -> None:
         """Each path on both backends, then what limits it; only one process is loaded at a time."""

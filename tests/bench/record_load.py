@@ -31,9 +31,10 @@ WRITTEN = "written"
 PUT = "PutRecord, 10 features"
 UNUSED_S_MAX = 2.0
 """How long a connection of an open loop may wait for its next request; uvicorn closes it after five seconds."""
-PUTS_MIN = 100
 PUTS_SUMMED = 20
 """Records whose checksum is kept; all of them are compared."""
+PUTS_KEPT = 200_000
+"""Records that need not be made anew for each load."""
 PUTS_BEGIN = datetime(2026, 2, 1, tzinfo=UTC)
 
 
@@ -109,15 +110,21 @@ def figures(closed: Load, half: Load, load: str = "half load") -> dict[str, floa
 
 
 class Puts:
-    """PutRecords to one service. Each load writes two versions of half as many records, newer ones than any before."""
+    """PutRecords to one service. Each load writes two versions of half as many records, newer ones than any before.
 
-    def __init__(self, caller: Caller) -> None:
+    Args:
+        puts_min: of a load, and as many as the first one has.
+    """
+
+    def __init__(self, caller: Caller, puts_min: int) -> None:
+        assert puts_min >= 2 * PUTS_SUMMED
         self._caller = caller
+        self._puts_min = puts_min
         self._versions = 0
 
     def closed_and_half(self, sheet: Sheet, table: str, row: str, load_s: float) -> Load:
         """As the function of this name."""
-        first = self._load(sheet, PUTS_MIN)
+        first = self._load(sheet, self._puts_min)
         closed = self._load(sheet, first.requests_per_s * load_s)
         rate_per_s = closed.requests_per_s / 2
         half = self._load(sheet, rate_per_s * load_s, rate_per_s)
@@ -126,7 +133,7 @@ class Puts:
 
     def _load(self, sheet: Sheet, requests: float, rate_per_s: float | None = None) -> Load:
         """Then look at what became of them: only the second version may be there, however the two raced."""
-        identifiers = [str(number) for number in range(max(PUTS_MIN, round(requests)) // 2)]
+        identifiers = [str(number) for number in range(max(self._puts_min, round(requests)) // 2)]
         versions = {version: self._next_event_time() for version in (1, 2)}
         sent = [
             request("PUT", f"/FeatureGroup/{WRITTEN}", _put_body(identifier, version, event_time), token=True)
@@ -156,14 +163,18 @@ def _sum(records: list[data.Pairs]) -> str:
     return f"{zlib.crc32(json.dumps(timeless).encode()):016x}"
 
 
-@lru_cache(maxsize=1_000_000)
+@lru_cache(maxsize=PUTS_KEPT)
+def _record(identifier: str, version: int) -> data.Pairs:
+    return data.record(identifier, 10, version)
+
+
 def _put(identifier: str, version: int, event_time: str) -> data.Pairs:
-    pairs = data.record(identifier, 10, version)
-    pairs[1] = ("at", event_time)
-    return pairs
+    """What is put: the record with an event time of its own."""
+    named, _, *rest = _record(identifier, version)
+    return [named, ("at", event_time), *rest]
 
 
-@lru_cache(maxsize=1_000_000)
+@lru_cache(maxsize=PUTS_KEPT)
 def _put_parts(identifier: str, version: int) -> tuple[bytes, bytes]:
     """What stands before and behind the event time in the body of a put."""
     before, mark, behind = _record_body(_put(identifier, version, "<time>")).partition(b"<time>")
