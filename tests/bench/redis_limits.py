@@ -112,8 +112,7 @@ class RedisLimits:
         with self._server.client() as client:
             client.flushall()
             # redis-benchmark can't send zero bytes, and would put other numbers for the record's id.
-            value = self._written(client).replace(b"\0", b"\1").replace(redis_benchmark.RANDOM, b"0" * 12)
-            client.flushall()
+            value = self._change.values.replace(b"\0", b"\1").replace(redis_benchmark.RANDOM, b"0" * 12)
             self._fill(client, OLD + value)
             sha = client.script_load(MINIMAL_SCRIPT)
             per_s = self._row(MINIMAL, ["EVALSHA", sha, 1, _key(redis_benchmark.RANDOM), NEW, value], self._size.minimal, 1)
