@@ -42,7 +42,11 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "featurestore",
 }
-WIDTH_IN, BAR_IN, PANEL_IN = 9.0, 0.27, 0.8
+WIDTH_IN, BAR_IN, RIGHT_IN = 9.0, 0.27, 0.15
+TITLE_IN, SCALE_IN, UNIT_IN = 0.35, 0.35, 0.25
+"""Heights of what stands above the bars of a panel, below them, and below the last panel."""
+LETTER_IN = 0.077
+"""Room for a letter of a label. matplotlib's own layouts differ by a rounding error from one call to the next."""
 HALF = ("p50 at half load, ms", "p99 at half load, ms")
 
 
@@ -85,13 +89,31 @@ def _svg(plot: Plot, result: Result) -> bytes:
 
 def _panels(panels: Sequence[Panel], unit: str) -> Figure:
     """Panels of horizontal bars below each other, each with a scale of its own."""
-    heights = [len(panel.bars) * BAR_IN + PANEL_IN for panel in panels]
-    figure = Figure(figsize=(WIDTH_IN, sum(heights)), layout="constrained")
-    all_axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    labels = [[bar.label for bar in panel.bars] for panel in panels]
+    figure, all_axes = _figure(labels, unit)
     for axes, panel in zip(all_axes, panels, strict=True):
         _bars(axes, panel)
-    figure.supxlabel(unit, fontsize="medium")
     return figure
+
+
+def _figure(labels: Sequence[Sequence[str]], unit: str) -> tuple[Figure, list[Axes]]:
+    """Room for so many panels, and in each for a row per label; the unit stands below the last one."""
+    left_in = max(len(label) for panel in labels for label in panel) * LETTER_IN + RIGHT_IN
+    heights_in = [len(panel) * BAR_IN for panel in labels]
+    height_in = sum(heights_in) + len(labels) * (TITLE_IN + SCALE_IN) + UNIT_IN
+    figure = Figure(figsize=(WIDTH_IN, height_in))
+    all_axes, top_in = [], height_in
+    for panel, panel_in in zip(labels, heights_in, strict=True):
+        bottom_in = top_in - TITLE_IN - panel_in
+        width = (WIDTH_IN - left_in - RIGHT_IN) / WIDTH_IN
+        axes = figure.add_axes((left_in / WIDTH_IN, bottom_in / height_in, width, panel_in / height_in))
+        axes.set_yticks(range(len(panel)), panel)
+        axes.set_ylim(len(panel) - 0.4, -0.6)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        all_axes.append(axes)
+        top_in = bottom_in - SCALE_IN
+    all_axes[-1].set_xlabel(unit)
+    return figure, all_axes
 
 
 def _bars(axes: Axes, panel: Panel) -> None:
@@ -101,10 +123,7 @@ def _bars(axes: Axes, panel: Panel) -> None:
         axes.barh(place, middle, height=0.7, color=bar.colour)
         axes.hlines(place, min(bar.figures), max(bar.figures), color="black", linewidth=1.2)
         axes.text(max(bar.figures) + most * 0.01, place, _shown(middle), va="center")
-    axes.set_yticks(range(len(panel.bars)), [bar.label for bar in panel.bars])
     axes.set_xlim(0, most * 1.12)
-    axes.set_ylim(len(panel.bars) - 0.4, -0.6)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axes.set_title(panel.title)
 
 
@@ -138,20 +157,16 @@ def _online_requests(result: Result) -> Figure:
 def _online_latency(result: Result) -> Figure:
     """A line from p50 to p99 for each path, on a logarithmic scale."""
     rows = [(label, [median(cells[column]) for column in HALF], colour) for _, label, cells, colour in _online_rows(result)]
-    figure = Figure(figsize=(WIDTH_IN, len(rows) * BAR_IN + PANEL_IN), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = _figure([[label for label, _, _ in rows]], "ms, p50 (dot) to p99 (bar)")
     for place, (_, (p50_ms, p99_ms), colour) in enumerate(rows):
         axes.hlines(place, p50_ms, p99_ms, color=colour, linewidth=3)
         axes.plot(p50_ms, place, marker="o", markersize=7, color=colour)
         axes.plot(p99_ms, place, marker="|", markersize=12, markeredgewidth=3, color=colour)
         axes.annotate(_shown(p50_ms), (p50_ms, place), (-7, 0), textcoords="offset points", va="center", ha="right")
         axes.annotate(_shown(p99_ms), (p99_ms, place), (7, 0), textcoords="offset points", va="center")
-    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xscale("log")
-    axes.set_xlim(min(p50_ms for _, (p50_ms, _), _ in rows) / 3, max(p99_ms for _, (_, p99_ms), _ in rows) * 3)
+    axes.set_xlim(min(p50_ms for _, (p50_ms, _), _ in rows) / 4, max(p99_ms for _, (_, p99_ms), _ in rows) * 3)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-    axes.set_xlabel("ms, p50 (dot) to p99 (bar)")
     axes.set_title("Latency at half of what the service can do")
     return figure
 
