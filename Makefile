@@ -6,10 +6,10 @@ HOME_DIR ?= .featurestore
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup services demo test serve check fast bench crash lock format clean
+.PHONY: help setup services demo test serve check bench bench-online bench-offline bench-ingest bench-stream crash lock format clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: .venv/.installed ## Create .venv from locked versions
 
@@ -21,9 +21,10 @@ setup: .venv/.installed ## Create .venv from locked versions
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-services: ## Install the servers and clients that tests talk with, where that is possible
+services: ## Install the servers, clients and the compiler that tests need, where that is possible
 	@sh tests/redis/install.sh
 	@sh tests/kafka/install.sh
+	@sh tests/bench/install.sh
 	@PYTHON=$(PYTHON) sh tests/clients/install.sh
 
 demo: setup ## See it work on a year of flights and weather
@@ -49,6 +50,13 @@ crash: setup ## The long crash runs (the suite has a shorter one)
 
 bench: setup services ## The benchmarks in canonical size; results are appended to docs/benchmarks.ndjson
 	$(BIN)/python -m tests.bench
+
+bench-online: setup services ## Those of records over HTTP, on Redis and embedded
+bench-offline: setup services ## Those of training sets and of the offline store
+bench-ingest: setup services ## Those of writing dataframes
+bench-stream: setup services ## Those of Kafka, and from a write to a training set
+bench-online bench-offline bench-ingest bench-stream:
+	$(BIN)/python -m tests.bench --kind $(@:bench-%=%)
 
 lock: setup ## Resolve dependencies anew into requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url --no-header --no-annotate -q pyproject.toml -o requirements.lock

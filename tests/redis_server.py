@@ -24,6 +24,8 @@ BINARY = shutil.which("redis-server")
 START_S_MAX = 30.0
 SLOTS = 16384
 MISSING = "NO REDIS SERVER: the tests of the Redis store do not run. Run tests/redis/install.sh, or install redis-server."
+DURABLE = {"appendonly": "yes", "appendfsync": "everysec"}
+"""Options of a server as it is in use."""
 
 
 def require_redis() -> None:
@@ -32,6 +34,12 @@ def require_redis() -> None:
         if os.environ.get("CI"):
             pytest.fail(MISSING)
         pytest.skip(MISSING)
+
+
+def server_version() -> str:
+    assert BINARY is not None, MISSING
+    words = subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True).stdout.split()
+    return f"Redis {next(word.removeprefix('v=') for word in words if word.startswith('v='))}"
 
 
 def wait_until(condition: Callable[[], Any], what: str, s_max: float = START_S_MAX) -> Any:

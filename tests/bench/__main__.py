@@ -1,4 +1,4 @@
-"""`python -m tests.bench [NAME ...] [--size tiny|canonical] [--rounds N]`, and `python -m tests.bench report`."""
+"""`python -m tests.bench [NAME ...] [--kind KIND] [--size tiny|canonical] [--rounds N]`, and `python -m tests.bench report`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from rich.console import Console
 
 from tests.bench import report
-from tests.bench.suite import BENCHMARKS, ROUNDS, SIZES, run
+from tests.bench.suite import BENCHMARKS, KINDS, ROUNDS, SIZES, run
 
 REPORT = "report"
 
@@ -22,8 +22,9 @@ def main() -> None:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"of {', '.join(BENCHMARKS)} (default: all), or {REPORT}: only rewrite the tables of docs/benchmarks.md",
+        help=f"of {', '.join(BENCHMARKS)} (default: all), or {REPORT}: only rewrite docs/benchmarks.md and its plots",
     )
+    parser.add_argument("--kind", choices=KINDS, help="all benchmarks of one kind, instead of names")
     parser.add_argument("--size", choices=SIZES, default="canonical")
     parser.add_argument("--rounds", type=int, help="default: 5, or 1 in tiny size")
     asked = parser.parse_args()
@@ -32,11 +33,13 @@ def main() -> None:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
     if asked.rounds is not None and asked.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if asked.kind and asked.names:
+        parser.error("expected names or --kind, got both")
     if REPORT in asked.names:
         report.rewrite()
         return
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for name in asked.names or BENCHMARKS:
+    for name in asked.names or KINDS.get(asked.kind, BENCHMARKS):
         result = run(
             name, asked.size, asked.rounds or ROUNDS[asked.size], lambda text, name=name: print(f"{name}: {text}", flush=True)
         )

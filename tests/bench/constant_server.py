@@ -1,6 +1,6 @@
 """Servers that answer every request with the same bytes: what a service can't be faster than.
 
-As a program: `python -m tests.bench.constant_server protocol|asgi|fastapi <body bytes>`; prints its port.
+As a program: `python -m tests.bench.constant_server protocol|asgi <body bytes>`; prints its port.
 """
 
 from __future__ import annotations
@@ -13,18 +13,14 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI, Query, Response
 
 from tests.bench.isolated import clean_environment
 from tests.bench.machine import ROOT
 
 PROTOCOL = "protocol"
-"""A uvloop protocol that writes a ready answer for whatever it reads: what the load generator can do at most."""
+"""A uvloop protocol that writes a ready answer for whatever it reads: the least that an answer costs in Python."""
 ASGI = "asgi"
 """Plain ASGI on uvicorn, configured as the service is."""
-FASTAPI = "fastapi"
-"""The same answer from a FastAPI route with the parameters of GetRecord."""
-
 JSON = "application/json"
 
 
@@ -84,20 +80,6 @@ def asgi(body: bytes) -> Any:
     return answer
 
 
-def fastapi(body: bytes) -> FastAPI:
-    app = FastAPI()
-
-    @app.get("/FeatureGroup/{name}")
-    async def get_record(
-        name: str,
-        identifier: str = Query(alias="RecordIdentifierValueAsString"),
-        features: list[str] | None = Query(None, alias="FeatureName"),
-    ) -> Response:
-        return Response(body, media_type=JSON)
-
-    return app
-
-
 def main() -> None:
     kind, body = sys.argv[1], b"x" * int(sys.argv[2])
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
@@ -105,8 +87,7 @@ def main() -> None:
     if kind == PROTOCOL:
         protocol(listener, body)
         return
-    app = asgi(body) if kind == ASGI else fastapi(body)
-    config = uvicorn.Config(app, http="httptools", loop="uvloop", log_config=None, access_log=False, server_header=False)
+    config = uvicorn.Config(asgi(body), http="httptools", loop="uvloop", log_config=None, access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
 
 

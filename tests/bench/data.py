@@ -15,6 +15,8 @@ START_US = 1_767_225_600_000_000
 """2026-01-01T00:00:00Z in microseconds since 1970."""
 HOUR_US = 3_600_000_000
 HOURS = 200
+SHARDS = 4
+"""As many as a store has by default."""
 COUNTRIES = ("DE", "US", "FR", "JP", "BR", "IN", "GB", "NG")
 
 Pairs = list[tuple[str, str]]

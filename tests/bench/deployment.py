@@ -24,10 +24,9 @@ from featurestore.model.feature_group import FeatureGroup
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
 from tests.bench import data
-from tests.bench.redis_online import DURABLE, SHARDS, server_version
 from tests.kafka_server import JARS, JVM, KafkaServer
 from tests.kafka_server import MISSING as NO_KAFKA
-from tests.redis_server import BINARY, RedisServer
+from tests.redis_server import BINARY, DURABLE, RedisServer, server_version
 from tests.redis_server import MISSING as NO_REDIS
 from tests.service import Worker
 
@@ -85,7 +84,7 @@ class Deployment:
         return f"{self.redis.url}?prefix={prefix}" if prefix else self.redis.url
 
     def keyspace(self, prefix: str = "") -> Keyspace:
-        return open_keyspace(parse_redis_url(self.url(prefix)), SHARDS)
+        return open_keyspace(parse_redis_url(self.url(prefix)), data.SHARDS)
 
     def fill_outbox(self, home: Path, count: int) -> FeatureGroup:
         """Make the group in a new store and put `count` records as an AWS SDK does; nothing takes them from the outbox."""

@@ -1,42 +1,51 @@
 """The load generator: HTTP requests over keep-alive connections from a process of its own.
 
-Raw sockets and one loop, so that it costs a small part of what the service costs; the `online` benchmark measures its
-ceiling in the same run. Two modes:
+A small C program, `load.c` beside this file, so that it costs a small part of what the service costs. It is compiled when it is
+first wanted. Two modes:
 
 - closed loop: each connection sends its next request when it has the answer to the last. Gives the most the service can do;
   its latencies are those of a saturated service.
 - open loop: request k is due at start + k / rate, whatever came back so far, and its latency counts from then on. So a stall
   delays, and is counted for, all requests that were due meanwhile (no coordinated omission).
 
-As a program: `python -m tests.bench.load`, a `Plan` as msgpack on stdin, a `Load` as JSON on stdout.
+Latencies are kept one by one, in nanoseconds, and the percentiles are taken of all of them.
 """
 
 from __future__ import annotations
 
-import re
-import select
-import selectors
-import socket
+import os
+import shutil
+import struct
 import subprocess
 import sys
-import time
+import tempfile
 import zlib
-from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from tests.bench.machine import ROOT
-from tests.bench.sheet import percentile
+
+SOURCE = Path(__file__).with_name("load.c")
+BUILD = ROOT / "build" / "bench"
+COMPILER = shutil.which("cc")
+FLAGS = ("-std=gnu11", "-O2")
+MISSING = (
+    "NO C COMPILER: the load generator of the benchmarks can't be made. Run tests/bench/install.sh, or install gcc and libc6-dev."
+)
+NOT_LINUX = "NOT LINUX: the load generator of the benchmarks waits with epoll, which other systems do not have."
 
 CONNECTIONS = 32
+CONNECTIONS_MAX = 1024
 ANSWER_S_MAX = 30.0
 LOAD_S_MAX = 600.0
-RECEIVE_BYTES = 1 << 18
-CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+PLAN = struct.Struct("<5IQ2d")
+"""The fields of `Plan` as `load.c` reads them; the requests follow."""
+LENGTHS = struct.Struct("<2I")
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True):
+class Request(msgspec.Struct, frozen=True):
     """The bytes of one request. Between head and tail goes a retry token of 32 hex digits that is never used again, if `tail`."""
 
     head: bytes
@@ -47,8 +56,11 @@ class Plan(msgspec.Struct, frozen=True):
     """What to send: `count` requests, taken from `requests` in turn and round again.
 
     Attributes:
-        rate_per_s: of the open loop; None for the closed loop.
+        rate_per_s: requests per second of the open loop; None for the closed loop.
+        sequence: so many requests follow each other on one connection, each sent when the answer to the last is there. They are
+            due, and their time counts, together. `count` is a multiple of it.
         keep_times: tell when each answer came.
+        answer_s_max: how long to wait for an answer.
     """
 
     port: int
@@ -56,14 +68,18 @@ class Plan(msgspec.Struct, frozen=True):
     count: int
     rate_per_s: float | None = None
     connections: int = CONNECTIONS
+    sequence: int = 1
     keep_times: bool = False
+    answer_s_max: float = ANSWER_S_MAX
 
 
 class Load(msgspec.Struct, frozen=True):
     """What came back: every answer had status 200.
 
     Attributes:
+        p50_ms: of the latencies of all sequences, by nearest rank; so is `p99_ms`.
         body_sum: sum of the CRC-32 of all bodies.
+        cpu_us: CPU time that the load generator took, per request.
         answered_at_s: per request when its answer came, by `time.monotonic`, which all processes share; empty unless asked for.
     """
 
@@ -71,6 +87,7 @@ class Load(msgspec.Struct, frozen=True):
     p50_ms: float
     p99_ms: float
     body_sum: int
+    cpu_us: float
     answered_at_s: list[float] = []
 
 
@@ -78,102 +95,60 @@ def drive(plan: Plan) -> Load:
     """Run a plan in a process of its own.
 
     Raises:
-        RuntimeError: an answer was not 200, or did not come.
+        ValueError: the plan can't be run.
+        RuntimeError: an answer was not 200 with Content-Length, or did not come in time; or there is no compiler.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.load"],
-        input=msgspec.msgpack.encode(plan),
-        capture_output=True,
-        cwd=ROOT,
-        timeout=LOAD_S_MAX,
-        check=False,
-    )
+    packed = _packed(plan)
+    done = subprocess.run([program()], input=packed, capture_output=True, timeout=LOAD_S_MAX, check=False)
     if done.returncode:
-        raise RuntimeError(f"the load generator failed:\n{done.stderr.decode()[-4000:]}")
+        raise RuntimeError(f"the load generator failed: {done.stderr.decode(errors='replace')[-4000:]}")
     return msgspec.json.decode(done.stdout, type=Load)
 
 
-class _Connection:
-    __slots__ = ("due_s", "number", "received", "socket")
+def program() -> Path:
+    """The compiled load generator, made if it is not there for the source as it is.
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), ANSWER_S_MAX)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setblocking(False)
-        self.received = b""
-        self.due_s = 0.0
-        self.number = 0
-
-    def body(self) -> memoryview | None:
-        """Read what is there; the body once the answer is complete."""
-        data = self.received + self.socket.recv(RECEIVE_BYTES)
-        end = data.find(b"\r\n\r\n") + 4
-        self.received = data
-        if end < 4:
-            if not data:
-                raise ConnectionError("the service closed a connection")
-            return None
-        length = CONTENT_LENGTH.search(data, 0, end)
-        if data[9:12] != b"200" or length is None:
-            raise ValueError(f"expected status 200 with a length, got {data[:300]!r}")
-        if len(data) - end < int(length[1]):
-            return None
-        self.received = b""
-        return memoryview(data)[end:]
+    Raises:
+        RuntimeError: there is no compiler, or it does not take the source.
+    """
+    if sys.platform != "linux":
+        raise RuntimeError(NOT_LINUX)
+    source = SOURCE.read_bytes()
+    made = BUILD / f"load-{zlib.crc32(source + repr(FLAGS).encode()):08x}"
+    if made.exists():
+        return made
+    if COMPILER is None:
+        raise RuntimeError(MISSING)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:  # several tests may make it at once
+        fresh = Path(folder) / made.name
+        done = subprocess.run([COMPILER, *FLAGS, "-o", fresh, SOURCE], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{COMPILER} does not compile {SOURCE.name}:\n{done.stderr[-4000:]}")
+        os.replace(fresh, made)
+    return made
 
 
-def run(plan: Plan) -> Load:
-    """Run a plan in this process."""
-    connections = [_Connection(plan.port) for _ in range(plan.connections)]
-    selector = selectors.DefaultSelector()
-    for connection in connections:
-        selector.register(connection.socket, selectors.EVENT_READ, connection)
-    token_run = time.time_ns()
-    pause_s = 0.0 if plan.rate_per_s is None else 1 / plan.rate_per_s
-    requests, count = plan.requests, plan.count
-    idle = deque(connections)
-    took_s: list[float] = []
-    answered_at_s = [0.0] * count if plan.keep_times else []
-    body_sum = sent = 0
-    start_s = time.perf_counter()
-    while len(took_s) < count:
-        now_s = time.perf_counter()
-        due_s = now_s
-        while idle and sent < count:
-            due_s = start_s + sent * pause_s if pause_s else now_s
-            if due_s > now_s:
-                break
-            connection = idle.popleft()
-            connection.due_s, connection.number = due_s, sent
-            request = requests[sent % len(requests)]
-            data = b"%b%016x%016x%b" % (request.head, token_run, sent, request.tail) if request.tail else request.head
-            if connection.socket.send(data) != len(data):
-                raise ValueError("a request does not fit the socket's buffer")
-            sent += 1
-            now_s = time.perf_counter()
-        if due_s > now_s:  # selectors wait in whole milliseconds, select in microseconds
-            select.select([selector.fileno()], [], [], due_s - now_s)
-            events = selector.select(0)
-        else:
-            events = selector.select(ANSWER_S_MAX)
-            if not events:
-                raise TimeoutError(f"no answer within {ANSWER_S_MAX} s")
-        for key, _ in events:
-            connection = key.data
-            body = connection.body()
-            if body is not None:
-                took_s.append(time.perf_counter() - connection.due_s)
-                body_sum += zlib.crc32(body)
-                if answered_at_s:
-                    answered_at_s[connection.number] = time.monotonic()
-                idle.append(connection)
-    all_s = time.perf_counter() - start_s
-    for connection in connections:
-        connection.socket.close()
-    selector.close()
-    took_s.sort()
-    return Load(count / all_s, percentile(took_s, 50) * 1e3, percentile(took_s, 99) * 1e3, body_sum, answered_at_s)
-
-
-if __name__ == "__main__":
-    print(msgspec.json.encode(run(msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Plan))).decode())
+def _packed(plan: Plan) -> bytes:
+    if not plan.requests:
+        raise ValueError("requests: expected at least one")
+    if plan.sequence < 1 or plan.count < 1 or plan.count % plan.sequence:
+        raise ValueError(f"count: expected a multiple of the sequence of {plan.sequence}, got {plan.count}")
+    if not 1 <= plan.connections <= CONNECTIONS_MAX:
+        raise ValueError(f"connections: expected 1 to {CONNECTIONS_MAX}, got {plan.connections}")
+    if plan.rate_per_s is not None and not plan.rate_per_s > 0:
+        raise ValueError(f"rate_per_s: expected more than 0, got {plan.rate_per_s}")
+    head = PLAN.pack(
+        plan.port,
+        plan.connections,
+        len(plan.requests),
+        plan.sequence,
+        plan.keep_times,
+        plan.count,
+        plan.rate_per_s or 0.0,
+        plan.answer_s_max,
+    )
+    parts = [head]
+    for request in plan.requests:
+        parts += [LENGTHS.pack(len(request.head), len(request.tail)), request.head, request.tail]
+    return b"".join(parts)

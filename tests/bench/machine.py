@@ -38,7 +38,7 @@ def commit() -> str | None:
     """The commit of the code; "+changes" if the product's files differ from it; None if git does not know."""
     try:
         found = _git("rev-parse", "--short", "HEAD")
-        changed = _git("status", "--porcelain", "--", "featurestore", "api", "ingest", "tests/bench/*.py")
+        changed = _git("status", "--porcelain", "--", "featurestore", "api", "ingest", "tests/bench/*.py", "tests/bench/*.c")
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{found}+changes" if changed else found

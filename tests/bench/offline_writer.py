@@ -16,11 +16,10 @@ from featurestore.offline.opening import open_object_store
 from featurestore.offline.table import OfflineStore
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
-from tests.bench import kafka_peers, parquet_peers
+from tests.bench import data, kafka_peers, parquet_peers
 from tests.bench.answers import table_checksum
 from tests.bench.deployment import Deployment, Followed, followed, new_topic
 from tests.bench.isolated import isolated
-from tests.bench.redis_online import SHARDS
 from tests.bench.sheet import Sheet
 from tests.service import Worker
 
@@ -42,7 +41,7 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
     with Deployment(folder) as deployment:
         sheet.parameters.update(
             {
-                "changes": f"{size.changes:,} of 10 features, in {SHARDS} partitions, relayed before",
+                "changes": f"{size.changes:,} of 10 features, in {data.SHARDS} partitions, relayed before",
                 "settings": f"defaults, among them FEATURESTORE_FLUSH_CHANGES_MAX={Settings().flush_changes_max}",
             }
             | deployment.facts()
@@ -57,7 +56,7 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
             offline, plain = folder / "offline", folder / "plain.parquet"
             settings = deployment.settings(kafka_topic=topic, offline_url=f"file://{offline}")
             ours = _write(Worker("offline", home, folder / "writer.log", **settings), offline, group, size.changes)
-            reading = isolated(kafka_peers.consume, servers=deployment.brokers, topic=topic, partitions=SHARDS).answer
+            reading = isolated(kafka_peers.consume, servers=deployment.brokers, topic=topic, partitions=data.SHARDS).answer
             writing = isolated(parquet_peers.write_file, rows=rows, target=plain).answer
             found = {
                 OURS: ours,

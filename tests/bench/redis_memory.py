@@ -26,11 +26,9 @@ from featurestore.model.record import RecordPlan
 from featurestore.online.redis import RedisOnlineStore
 from featurestore.settings import Settings
 from tests.bench import data
-from tests.bench.redis_online import server_version
 from tests.bench.sheet import Sheet
-from tests.redis_server import RedisServer, wait_until
+from tests.redis_server import RedisServer, server_version, wait_until
 
-SHARDS = 4
 OURS, WAITING, REMEMBERED = "one value per record (ours)", "ours, its change in the outbox", "ours, the same with a write id"
 HASH, JSON = "a hash, one field per feature", "a JSON text"
 PAGE = 1000
@@ -109,9 +107,9 @@ def _round(sheet: Sheet, records: _Records, server: RedisServer, client: redis.R
     }
     for row, write in ways.items():
         client.flushall()
-        write(open_keyspace(parse_redis_url(server.url), SHARDS), records.changes[:WARMING])
+        write(open_keyspace(parse_redis_url(server.url), data.SHARDS), records.changes[:WARMING])
         client.flushall()
-        keyspace = open_keyspace(parse_redis_url(server.url), SHARDS)
+        keyspace = open_keyspace(parse_redis_url(server.url), data.SHARDS)
         before = _settled_bytes(client)
         payload_bytes = write(keyspace, records.changes)
         _require_all(client, keyspace, records.changes)
@@ -225,7 +223,7 @@ def _pages(some: Sequence[Change]) -> Iterator[Sequence[Change]]:
 
 
 def _key(keyspace: Keyspace, change: Change) -> bytes:
-    return keyspace.keys[shard_of(change.record_id, SHARDS)].record(change.group_id, change.record_id)
+    return keyspace.keys[shard_of(change.record_id, data.SHARDS)].record(change.group_id, change.record_id)
 
 
 def _opened(keyspace: Keyspace) -> Any:

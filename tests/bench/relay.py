@@ -11,10 +11,9 @@ from typing import Any
 from featurestore.changelog.kafka import Message, message_of
 from featurestore.changelog.relay import CHUNK_ENTRIES
 from featurestore.model.change import LogEntry, LoggedChange
-from tests.bench import kafka_peers, redis_peers
+from tests.bench import data, kafka_peers, redis_peers
 from tests.bench.deployment import Deployment, Followed, followed, new_topic, write_messages
 from tests.bench.isolated import isolated
-from tests.bench.redis_online import SHARDS
 from tests.bench.sheet import Sheet
 from tests.service import Worker
 
@@ -37,7 +36,7 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
     with Deployment(folder) as deployment:
         sheet.parameters.update(
             {
-                "changes": f"{size.changes:,} of 10 features with write ids, in {SHARDS} shards",
+                "changes": f"{size.changes:,} of 10 features with write ids, in {data.SHARDS} shards",
                 "batches": f"{CHUNK_ENTRIES:,} changes of a shard, acknowledged before the next",
             }
             | deployment.facts()
@@ -55,7 +54,7 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
             topics = {OURS: new_topic("relayed"), PRODUCER: new_topic("produced")}
             ours = _relay(deployment, home, topics[OURS], size.changes, folder / "relay.log")
             bare = isolated(
-                kafka_peers.produce, servers=deployment.brokers, topic=topics[PRODUCER], partitions=SHARDS, messages=messages
+                kafka_peers.produce, servers=deployment.brokers, topic=topics[PRODUCER], partitions=data.SHARDS, messages=messages
             ).answer
             found = {OURS: ours, PRODUCER: _followed(bare), READING: _followed(reading)}
             for name, outcome in found.items():
@@ -64,7 +63,9 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
             sheet.ratio(f"{OURS} / bare producer (time)", each_s[OURS], each_s[PRODUCER])
             sheet.ratio(f"{OURS} / bare producer + bare reading (time)", each_s[OURS], each_s[PRODUCER] + each_s[READING])
             answers = {
-                name: isolated(kafka_peers.consume, servers=deployment.brokers, topic=topic, partitions=SHARDS).answer["checksum"]
+                name: isolated(kafka_peers.consume, servers=deployment.brokers, topic=topic, partitions=data.SHARDS).answer[
+                    "checksum"
+                ]
                 for name, topic in topics.items()
             }
             sheet.check("messages, in order", {"given": given} | answers)

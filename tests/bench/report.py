@@ -1,4 +1,4 @@
-"""Results for people: tables on the terminal, a line in docs/benchmarks.ndjson, tables in docs/benchmarks.md."""
+"""Results for people: tables on the terminal, a line in docs/benchmarks.ndjson, tables and plots in docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench import plots
 from tests.bench.machine import ROOT
 from tests.bench.sheet import Result, Rounds, median
 
@@ -67,8 +68,16 @@ def rewritten(page: str, results: dict[str, Result]) -> str:
 
 
 def rewrite() -> None:
-    """Bring docs/benchmarks.md up to date with docs/benchmarks.ndjson."""
-    PAGE.write_text(rewritten(PAGE.read_text(), newest()))
+    """Bring docs/benchmarks.md and docs/plots up to date with docs/benchmarks.ndjson."""
+    results = newest()
+    PAGE.write_text(rewritten(PAGE.read_text(), results))
+    plots.FOLDER.mkdir(exist_ok=True)
+    files = plots.drawn(results)
+    for name, content in files.items():
+        (plots.FOLDER / name).write_bytes(content)
+    for path in plots.FOLDER.iterdir():
+        if path.name not in files:
+            path.unlink()
 
 
 def _tables(result: Result) -> Iterator[tuple[str, list[Row]]]:
@@ -94,6 +103,7 @@ def _result_markdown(result: Result) -> Iterator[str]:
     moment = "; ".join(f"{name} {value}" for name, value in _moment(result).items())
     yield f"\n{result.rounds} rounds; {moment}.\n\n"
     yield from (f"- {name}: {value}\n" for name, value in result.parameters.items())
+    yield from plots.markdown(result.benchmark)
     for title, rows in _tables(result):
         yield f"\n**{title}**\n\n"
         yield from _markdown(rows)

@@ -7,19 +7,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bench import report
+from tests.bench import machine, plots, report
 from tests.bench.sheet import Result
-from tests.bench.suite import BENCHMARKS, run
+from tests.bench.suite import BENCHMARKS, KINDS, run
 from tests.redis_server import require_redis
 
 TABLES = {
-    "online": {"The service": 5, "HTTP servers that answer a constant": 3, "Bare SQLite": 3},
+    "online": {
+        "On Redis": 7,
+        "Embedded, on SQLite": 6,
+        "By one caller alone": 2,
+        "redis-benchmark": 5,
+        "HTTP servers that answer a constant": 2,
+        "Bare SQLite": 3,
+    },
     "ingest": {"Ingest": 3, "Steps of store.ingest": 5},
     "training_set": {"Joins": 3, "Steps": 9},
     "compacted": {"Once, before the rounds": 2, "Training set": 3, "Steps": 4},
     "appends": {"Appending": 2, "Compaction": 1, "Training sets": 3, "Live files": 4},
     "freshness": {"From PutRecord to training set": 3},
-    "redis_online": {"The service": 6, "redis-benchmark": 4},
     "redis_memory": {"10 features": 6, "50 features": 6},
     "relay": {"From the outbox to the topic": 3},
     "offline_writer": {"From the topic to Parquet": 3, "Files": 2},
@@ -28,7 +34,8 @@ TABLES = {
 }
 """Tables of each benchmark, and how many rows they have."""
 KAFKA = ("relay", "offline_writer", "stream", "freshness_steady")
-REDIS = ("redis_online", "redis_memory", *KAFKA)
+REDIS = ("online", "redis_memory", *KAFKA)
+LOAD = ("online", "freshness_steady")
 
 
 @pytest.fixture(scope="module", params=BENCHMARKS)
@@ -37,6 +44,8 @@ def result(request: pytest.FixtureRequest) -> Iterator[Result]:
     with pytest.MonkeyPatch.context() as patch:
         if request.param in REDIS:
             require_redis()
+        if request.param in LOAD:
+            request.getfixturevalue("load_generator")
         if request.param in KAFKA:
             patch.setenv("KAFKA_BOOTSTRAP_SERVERS", request.getfixturevalue("kafka_servers"))
         yield run(request.param, "tiny", 1)
@@ -58,10 +67,33 @@ def test_figures_are_there(result: Result) -> None:
         assert figures[0] >= 0
 
 
+def test_plots_can_be_drawn(result: Result) -> None:
+    files = plots.drawn({result.benchmark: result})
+    assert len(files) == len(plots.PLOTS.get(result.benchmark, ()))
+    assert plots.drawn({result.benchmark: result}) == files, "the same bytes each time"
+    rows = {row for table in result.tables.values() for row in table}
+    for name, content in files.items():
+        assert sum(f">{row}".encode() in content for row in rows) >= 3, f"{name} tells what it shows"
+
+
 def test_page_has_a_section_for_each_benchmark_and_the_newest_results() -> None:
     page = report.PAGE.read_text()
     assert {match["name"] for match in report.SECTION.finditer(page)} == {report.MACHINE, *BENCHMARKS}
     assert report.rewritten(page, report.newest()) == page, "run `python -m tests.bench report`"
+
+
+def test_plots_are_of_the_newest_results() -> None:
+    files = plots.drawn(report.newest())
+    assert files, "there is something to see"
+    assert {path.name: path.read_bytes() for path in plots.FOLDER.iterdir()} == files, "run `python -m tests.bench report`"
+
+
+def test_each_kind_has_a_target_and_a_line_on_the_page() -> None:
+    makefile, page = (machine.ROOT / "Makefile").read_text(), report.PAGE.read_text()
+    for kind, names in KINDS.items():
+        assert f"\nbench-{kind}: " in makefile
+        assert f"| {kind} | {', '.join(names)} |" in page
+    assert sum(len(names) for names in KINDS.values()) == len(BENCHMARKS), "each benchmark is of one kind"
 
 
 def test_newest_results_are_of_the_benchmarks_as_they_are() -> None:
