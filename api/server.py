@@ -28,7 +28,7 @@ _PRESIGNED: Final = re.compile("(X-Amz-Signature|X-Amz-Security-Token)=[^& ]*")
 
 ACCEPT_S: Final = 0.1
 """How long connections are still accepted once the process is told to stop: those whose first packet has been here already."""
-FAREWELL_S: Final = 0.5
+FAREWELL_S: Final = 1.0
 """How long open connections may send what they were about to send; each answer says that it is the connection's last."""
 SHUTDOWN_S: Final = 20
 """How long requests under way may take after that."""

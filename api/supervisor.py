@@ -29,7 +29,6 @@ TURN_S: Final = 0.25
 """How often the processes are told whether the service should get traffic, if that has changed."""
 END_S: Final = 5.0
 """How long a process may take to end once it has answered its last request, or has closed its channel."""
-STOP_S: Final = ACCEPT_S + FAREWELL_S + SHUTDOWN_S + END_S
 RECEIVE_BYTES: Final = 64 << 10
 COMMAND: Final = (sys.executable, "-P", "-m", "api.server_process")
 """What a server process runs; its arguments are those of `api.server_process.main`. `-P`, since the folder that the service was
@@ -38,18 +37,20 @@ started in may have an `api` of somebody else."""
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How soon a process that ended is replaced.
+    """How soon a process that ended is replaced, and how long one may take to end.
 
     Attributes:
         first_s, most_s: pause after one that ended early; it doubles from one such end to the next.
         steady_s: one that had accepted connections for so long has not ended early, and is replaced at once.
         failures_max: so many in a row that never accepted connections are the end of the service.
+        stop_s: one that takes longer to stop is killed.
     """
 
     first_s: float = 0.5
     most_s: float = 8.0
     steady_s: float = 10.0
     failures_max: int = 5
+    stop_s: float = ACCEPT_S + FAREWELL_S + SHUTDOWN_S + END_S
 
 
 class _Place:
@@ -271,7 +272,7 @@ class Supervisor:
             refuse_connections(listener)
         for place in self._places:
             place.signal(signal.SIGTERM)
-        told, deadline_s = False, time.monotonic() + STOP_S
+        told, deadline_s = False, time.monotonic() + self._pace.stop_s
         while any(place.channel for place in self._places):
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
@@ -284,7 +285,7 @@ class Supervisor:
                     place.signal(signal.SIGINT)  # uvicorn takes it for the second Ctrl-C, and no longer waits for requests
         for place in self._places:
             if place.channel is not None:
-                _log.error("%s did not stop within %.0f s and is killed", place, STOP_S)
+                _log.error("%s did not stop within %.0f s and is killed", place, self._pace.stop_s)
                 place.signal(signal.SIGKILL)
                 place.end()
         for listener in self._listeners:
