@@ -311,20 +311,30 @@ class Load:
             self.writes.append(Write(key, status))
 
 
-def test_what_is_acknowledged_survives_a_killed_process_which_is_replaced(tmp_path: Path) -> None:
+def test_under_load_processes_are_replaced_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     service = Service(tmp_path / "home", tmp_path / "log", "--workers", str(WORKERS)).start()
     assert Http(service.port).control("CreateFeatureGroup", group_request("g")).status == 200
-    before = servers_of(service.pid)
+
+    def accepting(times: int) -> Callable[[], bool]:
+        return lambda: service.log.read_text().count(" accepts connections") == times
+
     with Load(service.port, "g") as load:
         wait_until(lambda: len(load.acknowledged) > 50)
-        os.kill(before[0], signal.SIGKILL)
-        wait_until(lambda: service.log.read_text().count(" accepts connections") == WORKERS + 1)
+        first = servers_of(service.pid)
+        os.kill(first[1], signal.SIGTERM)
+        wait_until(accepting(WORKERS + 1))
+        before = servers_of(service.pid)
+        assert set(before) & set(first) == {first[0]}
+        assert {write.status for write in load.writes} == {200}, "one that stops in order loses nothing"
+
+        os.kill(first[0], signal.SIGKILL)
+        wait_until(accepting(WORKERS + 2))
         many = len(load.acknowledged)
         wait_until(lambda: len(load.acknowledged) > many + 50)
     after = servers_of(service.pid)
     assert len(after) == WORKERS
-    assert set(after) & set(before) == {before[1]}
-    assert re.search(rf" ERROR .* server [12] \({before[0]}\) was ended by SIGKILL and is replaced", service.log.read_text())
+    assert set(after) & set(before) == set(before) - {first[0]}
+    assert re.search(rf" ERROR .* server [12] \({first[0]}\) was ended by SIGKILL and is replaced", service.log.read_text())
     assert {write.status for write in load.writes} <= {200, None}
     assert len(load.writes) - len(load.acknowledged) <= LOADS + 1, "only what the killed process had begun has no answer"
     for pid in after:
@@ -470,6 +480,21 @@ time.sleep(60)
         self.run(program, announce=lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert "did not stop within" in caplog.text
         assert not psutil.Process().children()
+
+    def test_a_second_ctrl_c_is_passed_on(self, caplog: pytest.LogCaptureFixture) -> None:
+        program = f"""
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+channel.sendall({encoded(None)!r})
+time.sleep(60)
+"""
+
+        def announce() -> None:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        self.run(program, announce=announce)
+        assert "did not stop within" not in caplog.text
 
     def test_what_the_service_is_like_is_told(self, tmp_path: Path) -> None:
         """Told only what has changed; who hears it last says so."""
