@@ -72,7 +72,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._stopping()
-        self.server_state.default_headers.append((b"connection", b"close"))
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         await self._wait(ACCEPT_S, lambda: True)
         for server in self.servers:
             server.close()
