@@ -41,6 +41,8 @@ WAIT_S_MAX = 30.0
 WORKERS = 2
 LOADS = 4
 """Threads that write at a time."""
+KEPT_IDLE_S = 0.01
+"""How long a kept connection is idle between its requests: mostly, so that a service that stops finds it so."""
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -259,7 +261,7 @@ class Write(NamedTuple):
 
 
 class Load:
-    """Writes without pause, until connections are refused or `stop`: half of the threads with a connection for each, the others
+    """Writes until connections are refused or `stop`: half of the threads with a connection for each, the others
     keep theirs until they are told to close it.
     """
 
@@ -300,7 +302,7 @@ class Load:
                 return
             with connection:
                 goes_on = True
-                while goes_on and not self._stop.is_set():
+                while goes_on and not self._stop.wait(KEPT_IDLE_S if number % 2 == 0 and count else 0):
                     count += 1
                     goes_on = self._write(connection, f"{number}-{count}") and number % 2 == 0
 
