@@ -21,5 +21,6 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/ready', timeout=2)"]
 # On an address that others reach it serves signed requests only: set FEATURESTORE_ADMIN_ACCESS_KEY_ID and
 # FEATURESTORE_ADMIN_SECRET_ACCESS_KEY, or create a key in the volume first (`docker run -v ... featurestore keys create NAME`).
+# FEATURESTORE_WORKERS is how many processes answer requests; give it time to stop (`docker stop -t 60`).
 ENTRYPOINT ["featurestore"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]

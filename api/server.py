@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import ipaddress
+import asyncio
 import logging
 import re
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -17,45 +16,23 @@ import uvicorn
 
 from api.app import Service
 from api.lane import lane_of
-from featurestore.access.keys import has_keys
-from featurestore.errors import SettingsInvalid, StoreUnavailable
+from api.listener import is_loopback, refuse_connections
+from featurestore.errors import SettingsInvalid
 from featurestore.settings import Settings
 from featurestore.store import FeatureStore
-
-BACKLOG: Final = 2048
-"""Connections that may wait to be accepted: uvicorn's own default."""
 
 LOOPBACK_HOSTS: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 """What a service that listens on loopback may be called in requests."""
 
 _PRESIGNED: Final = re.compile("(X-Amz-Signature|X-Amz-Security-Token)=[^& ]*")
 
+ACCEPT_S: Final = 0.1
+"""How long connections are still accepted once the process is told to stop: those whose first packet has been here already."""
+FAREWELL_S: Final = 1.0
+"""How long open connections may send what they were about to send; each answer says that it is the connection's last."""
 SHUTDOWN_S: Final = 20
-"""How long requests under way may take once the process is told to stop."""
-
-
-def listen(settings: Settings) -> socket.socket:
-    """A listening socket at the address of the settings.
-
-    Raises:
-        SettingsInvalid: the address is not loopback and the store has no keys: nobody would be asked who they are.
-        StoreUnavailable: the address can't be listened on, or it can't be found out whether there are keys.
-    """
-    if not is_loopback(settings.host) and not has_keys(settings):
-        expected = "a loopback address, as the store has no access keys yet (see `featurestore keys create`)"
-        raise SettingsInvalid.one("FEATURESTORE_HOST", expected, settings.host)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with contextlib.ExitStack() as unless_listening:
-        try:
-            listener = unless_listening.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((settings.host, settings.port))
-            listener.listen(BACKLOG)  # an address that others only bind is found taken here
-        except (OSError, UnicodeError) as error:
-            hint = "try --port 0" if getattr(error, "errno", None) == errno.EADDRINUSE else "see FEATURESTORE_HOST"
-            raise StoreUnavailable("listen", f"{settings.host}:{settings.port}: {error}", hint=hint) from error
-        unless_listening.pop_all()
-    return listener
+"""How long requests under way may take after that."""
+TURN_S: Final = 0.01
 
 
 def require_tls(settings: Settings) -> None:
@@ -80,17 +57,32 @@ def _without_signatures(record: logging.LogRecord) -> bool:
     return True
 
 
-class _AnnouncingServer(uvicorn.Server):
-    """Says that it is ready once it really accepts connections."""
+class _Server(uvicorn.Server):
+    """Says when it really accepts connections, and leaves none without an answer when it stops."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None], stopping: Callable[[], None]) -> None:
         super().__init__(config)
         self._announce = announce
+        self._stopping = stopping
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping()
+        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        await self._wait(ACCEPT_S, lambda: True)
+        for server in self.servers:
+            server.close()
+        await self._wait(FAREWELL_S, lambda: bool(self.server_state.connections))
+        await super().shutdown(sockets)
+
+    async def _wait(self, wait_s: float, needed: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + wait_s
+        while needed() and not self.force_exit and time.monotonic() < deadline_s:  # noqa: ASYNC110 (they are uvicorn's own)
+            await asyncio.sleep(TURN_S)
 
 
 def serve(
@@ -99,12 +91,14 @@ def serve(
     settings: Settings,
     *,
     announce: Callable[[], None] = lambda: None,
+    stopping: Callable[[], None] | None = None,
     ready: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT; requests under way are finished.
 
     Args:
         announce: called once, when connections are accepted.
+        stopping: called once, when it has been told to stop; by default it lets nobody begin a connection any more.
         ready: as for `Service`.
     """
     hosts = LOOPBACK_HOSTS | {settings.host.encode()} if is_loopback(settings.host) else None
@@ -122,7 +116,7 @@ def serve(
         ssl_keyfile=settings.tls_key_file or None,
     )
     logging.getLogger("uvicorn.access").addFilter(_without_signatures)
-    runner = _AnnouncingServer(config, announce)
+    runner = _Server(config, announce, stopping or (lambda: refuse_connections(listener)))
 
     def stop(number: int, frame: object) -> None:
         runner.should_exit = True
@@ -135,12 +129,3 @@ def serve(
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -26,15 +27,18 @@ from rich.table import Table
 from sqlalchemy import make_url
 
 from api import server
+from api.listener import listening
+from api.supervisor import Supervisor
 from featurestore import demo as demonstration
 from featurestore.access.keys import Right, open_keys
 from featurestore.audit import AuditReport
 from featurestore.errors import FeatureStoreError, ValidationFailed
+from featurestore.logs import COMMAND_LINE, SERVICE_LINE, log_to_stderr
 from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import Durability
 from featurestore.offline.iceberg import CATALOG
 from featurestore.offline.inventory import State
-from featurestore.settings import Settings
+from featurestore.settings import PREFIX, Settings
 from featurestore.store import FeatureStore
 from ingest.maintenance import MaintenanceWorker
 from ingest.offline_writer import OfflineWriterWorker, SharedOfflineWriter
@@ -87,47 +91,54 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.", show_default="8080")] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log one line per request.")] = False,
+    processes: Annotated[
+        str | None, typer.Option("--workers", help="Processes that answer requests.", show_default="1", metavar="N")
+    ] = None,
     no_workers: Annotated[
-        bool, typer.Option("--no-workers", help="Answer requests only; `featurestore worker` does the rest elsewhere.")
+        bool,
+        typer.Option(
+            "--no-workers", help="No background work: answer requests only; `featurestore worker` does the rest elsewhere."
+        ),
     ] = False,
 ) -> None:
     """Run the service, with its offline writer and maintenance, until Ctrl-C."""
-    settings = Settings.load(home=home, host=host, port=port, access_log=access_log or None)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    _quieten()
+    options: dict[str, Any] = {"home": home, "host": host, "port": port, "workers": processes, "access_log": access_log or None}
+    settings = Settings.load(**options)
+    log_to_stderr(logging.INFO, SERVICE_LINE)
     server.require_tls(settings)
-    listener = server.listen(settings)
-    store = FeatureStore(settings)
-    try:
-        writer = None if no_workers else OfflineWriterWorker(store, flush_s=settings.flush_s)
-        workers: list[_Worker] = (
-            [] if writer is None else [writer, MaintenanceWorker(store, maintenance_s=settings.maintenance_s)]
-        )
-        if writer is not None and settings.kafka_bootstrap_servers:
-            workers.append(RelayWorker(store))
-        for worker in workers:
-            worker.start()
-        address = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"{'https' if settings.tls_cert_file else 'http'}://{address}:{listener.getsockname()[1]}"
-
-        def announce() -> None:
-            print(f"featurestore is ready at {url} (home {settings.home.absolute()})", flush=True)
-            print(f"  AWS clients: export AWS_ENDPOINT_URL={url}    API reference: {url}/docs", flush=True)
-
+    with listening(settings) as listeners:
+        store = FeatureStore(settings)
         try:
-            server.serve(
-                store,
-                listener,
-                settings,
-                announce=announce,
-                # With Kafka, writes and reads go on while the offline side is down, so the service should get them.
-                ready=lambda: None if writer is None or settings.kafka_bootstrap_servers else writer.status.error,
+            writer = None if no_workers else OfflineWriterWorker(store, flush_s=settings.flush_s)
+            workers: list[_Worker] = (
+                [] if writer is None else [writer, MaintenanceWorker(store, maintenance_s=settings.maintenance_s)]
             )
+            if writer is not None and settings.kafka_bootstrap_servers:
+                workers.append(RelayWorker(store))
+            for worker in workers:
+                worker.start()
+            address = f"[{settings.host}]" if ":" in settings.host else settings.host
+            url = f"{'https' if settings.tls_cert_file else 'http'}://{address}:{listeners[0].getsockname()[1]}"
+
+            def announce() -> None:
+                print(f"featurestore is ready at {url} (home {settings.home.absolute()})", flush=True)
+                print(f"  AWS clients: export AWS_ENDPOINT_URL={url}    API reference: {url}/docs", flush=True)
+
+            def ready() -> str | None:
+                # With Kafka, writes and reads go on while the offline side is down, so the service should get them.
+                return None if writer is None or settings.kafka_bootstrap_servers else writer.status.error
+
+            try:
+                if settings.workers == 1:
+                    server.serve(store, listeners[0], settings, announce=announce, ready=ready)
+                else:
+                    given = {f"{PREFIX}{name.upper()}": str(value) for name, value in options.items() if value is not None}
+                    Supervisor(listeners, os.environ | given, ready=ready).run(announce)
+            finally:
+                for worker in reversed(workers):
+                    worker.stop()
         finally:
-            for worker in reversed(workers):
-                worker.stop()
-    finally:
-        store.close(flush=not no_workers)
+            store.close(flush=not no_workers)
 
 
 @worker_app.command("relay")
@@ -639,8 +650,7 @@ class _Worker(Protocol):
 
 def _work(home: Path | None, name: str, make: Callable[[FeatureStore], _Worker]) -> None:
     """Run a worker until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    _quieten()
+    log_to_stderr(logging.INFO, SERVICE_LINE)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stop.set())
@@ -657,21 +667,13 @@ def _work(home: Path | None, name: str, make: Callable[[FeatureStore], _Worker])
         store.close(flush=False)
 
 
-def _quieten() -> None:
-    """The Kafka client logs each attempt to connect; we log what came of them."""
-    client_log = logging.getLogger("kafka")
-    client_log.addHandler(logging.NullHandler())
-    client_log.propagate = False
-
-
 def _age(age_s: float | None) -> str:
     return "" if age_s is None else f"{age_s:,.1f} s"
 
 
 @contextmanager
 def _open(home: Path | None, *, flush: bool = True) -> Iterator[FeatureStore]:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    _quieten()
+    log_to_stderr(logging.WARNING, COMMAND_LINE)
     store = FeatureStore(Settings.load(home=home))
     try:
         yield store

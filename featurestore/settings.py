@@ -125,6 +125,12 @@ class Settings(BaseModel):
     )
     host: str = Field("127.0.0.1", description="Address the service listens on.")
     port: int = Field(8080, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that answer requests, see docs/guides/processes.md. Limits of queries hold for each of them.",
+    )
     tls_cert_file: str = Field(
         "", description="PEM file with the certificate, and those it rests on, that the service shows; with it, it speaks HTTPS."
     )
@@ -223,7 +229,11 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise SettingsInvalid(
                 [
-                    Fault(f"{PREFIX}{name.upper()}", item["msg"], None if name.endswith(_PRIVATE) else item["input"])
+                    Fault(
+                        f"{PREFIX}{name.upper()}",
+                        item["msg"].removeprefix("Input should be "),
+                        None if name.endswith(_PRIVATE) else item["input"],
+                    )
                     for item in error.errors(include_url=False)
                     for name in [".".join(str(part) for part in item["loc"])]
                 ]

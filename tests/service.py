@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-START_S_MAX = 30.0
+START_S_MAX = 60.0
 STOP_S_MAX = 30.0
 READY = re.compile(r"ready at (https?://\S+)")
 

@@ -56,13 +56,16 @@ class Http:
     def __init__(self, port: int) -> None:
         self.port = port
 
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S_MAX)
+
     def request(
         self, method: str, path: str, body: bytes | str | object | None = None, headers: dict[str, str] | None = None
     ) -> Reply:
         """Send one request; a body that is neither bytes nor text is sent as JSON."""
         if body is not None and not isinstance(body, bytes | str):
             body = json.dumps(body)
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S_MAX)
+        connection = self.connect()
         try:
             connection.request(method, path, body.encode() if isinstance(body, str) else body, headers or {})
             answer = connection.getresponse()

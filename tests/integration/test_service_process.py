@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import featurestore
-from api import server
+from api.listener import listening
 from featurestore.access.keys import Right
 from featurestore.errors import SettingsInvalid, StoreUnavailable
 from featurestore.settings import Settings
@@ -58,37 +58,48 @@ class TestAddress:
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com", "", "127.0.0.1.example.com"])  # noqa: S104
     def test_only_loopback_without_keys(self, tmp_path: Path, host: str) -> None:
         home = tmp_path / "home"
-        with pytest.raises(SettingsInvalid, match=r"FEATURESTORE_HOST: expected a loopback address.*keys create"):
-            server.listen(Settings.load({}, home=home, host=host, port=0))
+        with (
+            pytest.raises(SettingsInvalid, match=r"FEATURESTORE_HOST: expected a loopback address.*keys create"),
+            listening(Settings.load({}, home=home, host=host, port=0)),
+        ):
+            pass
         assert not home.exists()
         with featurestore.open(home):
             pass
-        with pytest.raises(SettingsInvalid, match=r"FEATURESTORE_HOST: expected a loopback address.*keys create"):
-            server.listen(Settings.load({}, home=home, host=host, port=0))
+        with (
+            pytest.raises(SettingsInvalid, match=r"FEATURESTORE_HOST: expected a loopback address.*keys create"),
+            listening(Settings.load({}, home=home, host=host, port=0)),
+        ):
+            pass
 
     @pytest.mark.parametrize(("host", "keys"), [("127.0.0.1", False), ("localhost", False), ("127.8.8.8", False), ("", True)])
     def test_what_is_allowed(self, tmp_path: Path, host: str, keys: bool) -> None:
         """The empty name is every address of the machine."""
-        with server.listen(Settings.load(ADMIN if keys else {}, home=tmp_path, host=host, port=0)) as listener:
+        with listening(Settings.load(ADMIN if keys else {}, home=tmp_path, host=host, port=0)) as (listener,):
             assert listener.getsockname()[1] > 0
 
     def test_any_address_once_there_is_a_key(self, tmp_path: Path) -> None:
         with featurestore.open(tmp_path) as store:
             store.keys.create("somebody", Right.READ)
             store.keys.revoke("somebody")
-        with server.listen(Settings.load({}, home=tmp_path, host="", port=0)) as listener:
+        with listening(Settings.load({}, home=tmp_path, host="", port=0)) as (listener,):
             assert listener.getsockname()[1] > 0
 
-    def test_a_port_that_is_only_bound_is_taken_too(self) -> None:
-        with server.listen(Settings.load({}, port=0)) as listener:
-            port = listener.getsockname()[1]
-            with pytest.raises(StoreUnavailable, match=rf"127\.0\.0\.1:{port}.*in use.*--port 0"):
-                server.listen(Settings.load({}, port=port))
+    @pytest.mark.parametrize(("workers", "beside"), [(1, 1), (1, 3), (3, 1), (3, 3)])
+    def test_a_port_that_is_only_listened_on_is_taken_too(self, workers: int, beside: int) -> None:
+        with listening(Settings.load({}, port=0, workers=workers)) as listeners:
+            assert len(listeners) == workers
+            (port,) = {listener.getsockname()[1] for listener in listeners}
+            with (
+                pytest.raises(StoreUnavailable, match=rf"127\.0\.0\.1:{port}.*in use.*--port 0"),
+                listening(Settings.load({}, port=port, workers=beside)),
+            ):
+                pass
 
     @pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "300.300.300.300"])
     def test_an_address_that_is_none(self, host: str) -> None:
-        with pytest.raises(StoreUnavailable, match="FEATURESTORE_HOST"):
-            server.listen(Settings.load(ADMIN, host=host, port=0))
+        with pytest.raises(StoreUnavailable, match="FEATURESTORE_HOST"), listening(Settings.load(ADMIN, host=host, port=0)):
+            pass
 
 
 class TestRefusals:

@@ -13,6 +13,7 @@ FLOORS = {
     "featurestore.decoding": 0,
     "featurestore.model": 1,
     "featurestore.settings": 2,
+    "featurestore.logs": 1,
     "featurestore.progress": 1,
     "featurestore.stopwatch": 1,
     "featurestore.temporary": 1,

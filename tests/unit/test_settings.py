@@ -34,6 +34,9 @@ def test_an_unknown_name_refuses_and_suggests() -> None:
     [
         ("PORT", "http"),
         ("PORT", "70000"),
+        ("WORKERS", "0"),
+        ("WORKERS", "65"),
+        ("WORKERS", "1.5"),
         ("FLUSH_S", "0"),
         ("SHARDS", "0"),
         ("ACCOUNT_ID", "12"),
