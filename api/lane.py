@@ -107,7 +107,7 @@ class RecordLane(Connection):
         self._idle_since_s = 0.0
         self._usual_block = b""
         self._usual_head: Head | None = None
-        self._start: tuple[Any, bytes] = (None, b"")
+        self._start: tuple[Any, bytes, bool] = (None, b"", False)
 
     # Bytes that come in
 
@@ -237,14 +237,16 @@ class RecordLane(Connection):
         if self.access_log:
             self._log(line, status)
         more = b"".join([b"%b: %b\r\n" % header for header in headers]) if headers else b""
-        if self._is_ending:
+        common, is_last = self._common_headers()
+        if self._is_ending and not is_last:
+            is_last = True
             more += b"connection: close\r\n"
         transport.write(
             b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-amzn-requestid: %b\r\n%b\r\n%b"
-            % (STATUS_LINE[status], self._common_headers(), content_type, len(body), identifier, more, body)
+            % (STATUS_LINE[status], common, content_type, len(body), identifier, more, body)
         )
         self.server_state.total_requests += 1
-        if self._is_ending:
+        if is_last:
             transport.close()
             return
         self._idle_since_s = self.loop.time()
@@ -266,14 +268,15 @@ class RecordLane(Connection):
         else:
             self._take(data)
 
-    def _common_headers(self) -> bytes:
-        """Those that uvicorn sends with every answer; it makes them anew each second."""
+    def _common_headers(self) -> tuple[bytes, bool]:
+        """Those that uvicorn sends with every answer, made anew each second; and whether they say that it is the last one."""
         current = self.server_state.default_headers
-        made_for, text = self._start
+        made_for, text, is_last = self._start
         if made_for is not current:
             text = b"".join([b"%b: %b\r\n" % header for header in current])
-            self._start = (current, text)
-        return text
+            is_last = (b"connection", b"close") in current
+            self._start = (current, text, is_last)
+        return text, is_last
 
     def _log(self, line: bytes, status: int) -> None:
         """As uvicorn does."""
