@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,6 +29,8 @@ _PLAIN_ISO: Final = (
     r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?Z\z"
 )
 """Every date but 29 February, which not every year has: one impossible date would fail Arrow's cast as a whole."""
+
+DAY_US: Final = 86_400 * SECOND_US
 
 _EPOCH_TYPE: Final = pa.decimal128(18, 6)
 
@@ -105,14 +108,63 @@ def float_texts(numbers: pa.Array) -> pa.Array:
 
 def iso_texts(times_us: pa.Array) -> pa.Array:
     """`event_time.format_iso` of instants within the years 0 to 9999."""
-    # 2024-05-01 12:00:00.250000, always 26 characters. Without a zone, with which Arrow prints 30 times slower.
-    full = pc.binary_replace_slice(times_us.cast(pa.timestamp("us")).cast(TEXT), 10, 11, "T")
-    fraction_us = numpy_of(times_us) % SECOND_US
-    texts = full
-    for digits, ends in ((23, fraction_us % 1000 == 0), (19, fraction_us == 0)):
-        if ends.any():
-            texts = pc.if_else(pa.array(ends), pc.utf8_slice_codeunits(full, 0, digits), texts)
-    return pc.binary_join_element_wise(texts, pa.scalar("Z", TEXT), pa.scalar("", TEXT))
+    times = numpy_of(times_us)
+    full = np.empty((len(times), _ISO_CHARS), np.uint8)
+    lengths = np.empty(len(times), np.int64)
+    for start in range(0, len(times), _ISO_ROWS):
+        rows = slice(start, start + _ISO_ROWS)
+        _print_isos(times[rows], full[rows], lengths[rows])
+    is_whole = bool((lengths == _ISO_CHARS).all())
+    data = full.reshape(-1) if is_whole else full[np.arange(_ISO_CHARS) < lengths[:, np.newaxis]]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    texts = pa.LargeStringArray.from_buffers(len(times), pa.py_buffer(offsets), pa.py_buffer(data))
+    return kept_where(times_us.is_valid(), texts)
+
+
+def _print_isos(times_us: npt.NDArray[np.int64], full: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64]) -> None:
+    """Put texts together from tables of their parts; Arrow prints a time several times slower.
+
+    Args:
+        full, lengths: to be filled: a row of _ISO_CHARS characters for each time, of which the first `lengths` count.
+    """
+    days, day_us = np.divmod(times_us, DAY_US)
+    seconds, fraction_us = np.divmod(day_us, SECOND_US)
+    millis, micros = np.divmod(fraction_us, 1000)
+    distinct = np.unique(days)
+    dates = pa.array(distinct.astype(np.int32)).cast(pa.date32()).cast(TEXT)
+    full[:, 0:10] = np.frombuffer(dates.buffers()[2], np.uint8).reshape(-1, 10)[np.searchsorted(distinct, days)]
+    full[:, 10] = ord("T")
+    full[:, 11:19] = _CLOCK[seconds]
+    full[:, 19] = ord(".")
+    full[:, 20:23] = _THREE_DIGITS[millis]
+    full[:, 23:26] = _THREE_DIGITS[micros]
+    full[:, 26] = ord("Z")
+    lengths[:] = _ISO_CHARS
+    for chars, ends in ((24, micros == 0), (20, fraction_us == 0)):
+        lengths[ends] = chars
+        full[ends, chars - 1] = ord("Z")
+
+
+_ISO_CHARS: Final = 27
+"""2024-05-01T12:00:00.250000Z"""
+_ISO_ROWS: Final = 16_384
+"""Of one step, so that what it works on stays in the processor's cache."""
+_TWO_DIGITS, _THREE_DIGITS = (
+    np.frombuffer("".join(f"{number:0{width}d}" for number in range(10**width)).encode(), np.uint8).reshape(-1, width)
+    for width in (2, 3)
+)
+
+
+def _clock() -> npt.NDArray[np.uint8]:
+    """The text of each second of a day."""
+    texts = np.full((24, 60, 60, 8), ord(":"), np.uint8)
+    texts[..., 0:2] = _TWO_DIGITS[:24, np.newaxis, np.newaxis]
+    texts[..., 3:5] = _TWO_DIGITS[:60, np.newaxis]
+    texts[..., 6:8] = _TWO_DIGITS[:60]
+    return texts.reshape(-1, 8)
+
+
+_CLOCK: Final = _clock()
 
 
 def epoch_texts(times_us: pa.Array) -> pa.Array:

@@ -6,11 +6,11 @@ keys and event times. Where a dataframe holds typed values instead of text, docs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,9 +29,8 @@ from featurestore.model.cells import (
 from featurestore.model.column_text import float_texts
 from featurestore.model.feature_group import FeatureDefinition, FeatureGroup, FeatureType
 from featurestore.model.frame import FrameColumn, arrow_table, frame_columns, shown
-from featurestore.model.plain_column import plain, valid_of
+from featurestore.model.plain_column import TEXT, Int64s, plain, valid_of
 from featurestore.model.row_faults import FAULTS_KEPT_MAX, Refusal, RowFaults
-from featurestore.model.value import Value
 
 __all__ = ["ColumnBatch", "arrow_table", "checked_columns", "key_column", "time_column"]
 
@@ -45,10 +44,10 @@ class ColumnBatch:
 
     Attributes:
         rows: number of records; the columns below have one entry for each, in the order of the frame.
-        record_ids: keys of the identifiers (`value.record_key`).
+        record_ids: large_string; keys of the identifiers (`value.record_key`).
         event_times_us: microseconds since 1970.
         typed: all features in definition order with the offline store's types (`cells.arrow_type`); null where absent.
-        texts: per feature in definition order, the values that PutRecord would have been sent; None where absent.
+        cells: per feature in definition order, all rows of the caller's frame.
         kept: 0-based positions of these records in the caller's frame.
         faults: of the rows that were left out, the first FAULTS_KEPT_MAX; empty unless the caller asked to skip.
         faults_total: how many faults there were.
@@ -56,14 +55,26 @@ class ColumnBatch:
     """
 
     rows: int
-    record_ids: list[str]
-    event_times_us: npt.NDArray[np.int64]
+    record_ids: pa.Array
+    event_times_us: Int64s
     typed: pa.Table
-    texts: list[list[Value]]
-    kept: npt.NDArray[np.int64]
+    cells: Sequence[Cells]
+    kept: Int64s
     faults: tuple[Fault, ...]
     faults_total: int
     faulty_rows: int
+
+    def texts(self, rows: Int64s | None = None) -> list[pa.Array]:
+        """Per feature in definition order, the values that PutRecord would have been sent (`Cells.texts`); null where absent.
+
+        Args:
+            rows: of which records, 0-based; by default of all.
+        """
+        if rows is not None:
+            rows = self.kept[rows]
+        elif self.faulty_rows:
+            rows = self.kept
+        return [column.texts(rows) for column in self.cells]
 
 
 def checked_columns(group: FeatureGroup, frame: object, *, skip_faulty: bool = False) -> ColumnBatch:
@@ -206,18 +217,21 @@ def _role_refusals(group: FeatureGroup, feature: FeatureDefinition, column: Fram
         given[refusal.rows] = True
     found = [(~given, f"a value for the {role} feature {feature.name!r}")]
     if is_identifier and feature.type is FeatureType.STRING:
-        sizes = cells.text_bytes
-        found.append((valid_of(cells.texts) & (sizes == 0), "a non-empty record identifier"))
+        sizes = cells.text_bytes()
+        found.append((valid_of(cells.typed) & (sizes == 0), "a non-empty record identifier"))
         limit = limits.RECORD_IDENTIFIER_BYTES_MAX
         found.append((sizes > limit, f"at most {limit} bytes"))
     return [Refusal(np.flatnonzero(rows), expected) for rows, expected in found if rows.any()]
 
 
 def _add_long_records(group: FeatureGroup, cells: list[Cells], faults: RowFaults) -> None:
-    record_bytes = np.zeros(len(faults.faulty), dtype=np.int64)
-    for feature, converted in zip(group.features, cells, strict=True):
-        record_bytes += converted.text_bytes + len(feature.name) * valid_of(converted.texts)
     limit = limits.RECORD_BYTES_MAX
+    pairs = [(len(feature.name), converted) for feature, converted in zip(group.features, cells, strict=True)]
+    if sum(name_bytes + converted.text_bytes_bound() for name_bytes, converted in pairs) <= limit:
+        return
+    record_bytes = np.zeros(len(faults.faulty), dtype=np.int64)
+    for name_bytes, converted in pairs:
+        record_bytes += converted.text_bytes() + name_bytes * valid_of(converted.typed)
     faults.add(
         np.flatnonzero(record_bytes > limit),
         lambda row: Fault(f"rows[{row}]", f"at most {limit} bytes of names and values", int(record_bytes[row])),
@@ -229,7 +243,6 @@ def _batch(group: FeatureGroup, cells: list[Cells], times_us: pa.Array, faults: 
     whole = len(kept) == len(faults.faulty)
     keep = pa.array(~faults.faulty)
     typed = [converted.typed if whole else converted.typed.filter(keep) for converted in cells]
-    texts = [converted.texts if whole else converted.texts.filter(keep) for converted in cells]
     times = times_us if whole else times_us.filter(keep)
     identifiers = typed[group.feature_names.index(group.record_identifier)]
     schema = pa.schema([(feature.name, arrow_type(feature)) for feature in group.features])
@@ -239,7 +252,7 @@ def _batch(group: FeatureGroup, cells: list[Cells], times_us: pa.Array, faults: 
         record_ids=_record_keys(identifiers, group.record_identifier_type),
         event_times_us=times.to_numpy(),
         typed=pa.table(stored, schema=schema),
-        texts=[column.to_pylist() for column in texts],
+        cells=cells,
         kept=kept,
         faults=faults.first,
         faults_total=faults.total,
@@ -247,12 +260,11 @@ def _batch(group: FeatureGroup, cells: list[Cells], times_us: pa.Array, faults: 
     )
 
 
-def _record_keys(identifiers: pa.Array, feature_type: FeatureType) -> list[str]:
+def _record_keys(identifiers: pa.Array, feature_type: FeatureType) -> pa.Array:
     """`value.record_key` of identifiers, none of them null."""
     if feature_type is FeatureType.FRACTIONAL:
-        identifiers = float_texts(pc.add(identifiers, 0.0))
-    keys: list[str] = identifiers.cast(pa.large_string()).to_pylist()
-    return keys
+        return float_texts(pc.add(identifiers, 0.0))
+    return identifiers.cast(TEXT)
 
 
 def narrow(column: pa.Array, stored_type: pa.DataType, *, array_bytes_max: int = ARRAY_BYTES_MAX) -> pa.ChunkedArray:
