@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -154,10 +155,13 @@ class Records:
 
 def records_of(batch: ColumnBatch, shards: int) -> Records:
     found = batch.record_ids.dictionary_encode()
-    order = pc.sort_indices(found.dictionary).to_numpy()
+    with ThreadPoolExecutor(1) as pool:
+        sorting = pool.submit(pc.sort_indices, found.dictionary)
+        key_shards = shards_of(found.dictionary, shards)  # holds the interpreter meanwhile
+        order = sorting.result().to_numpy()
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order))
-    return Records(found.dictionary, found.indices.to_numpy().astype(np.int64), ranks, shards_of(found.dictionary, shards))
+    return Records(found.dictionary, found.indices.to_numpy().astype(np.int64), ranks, key_shards)
 
 
 def rows_per_shard(row_shards: Int64s) -> dict[int, int]:

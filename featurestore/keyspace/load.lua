@@ -138,8 +138,8 @@ while at <= #entering do
   local room = LEAF_MAX - leaf.size
   if room > 0 then
     last = math.min(last, at + room - 1)
-    local members = {}
-    for i = at, last do
+    local members = {} -- the greatest first: a packed set is searched from its least on for the place of each
+    for i = last, at, -1 do
       members[#members + 1] = 0
       members[#members + 1] = entering[i].id
     end

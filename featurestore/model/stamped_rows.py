@@ -66,18 +66,21 @@ class StampedRows:
         """The inverse of `to_bytes`.
 
         Raises:
-            pyarrow.ArrowInvalid: the bytes are not such.
+            ValueError: the bytes are not such.
         """
-        table = pa.ipc.open_stream(data).read_all()
+        try:
+            table = pa.ipc.open_file(data).read_all()
+        except OSError as error:  # data that is cut off
+            raise ValueError(str(error)) from error
         if table.schema != SCHEMA:
-            raise pa.ArrowInvalid(f"columns {table.schema.names} of types {[str(kind) for kind in table.schema.types]}")
+            raise ValueError(f"columns {table.schema.names} of types {[str(kind) for kind in table.schema.types]}")
         return cls(group_id, table)
 
     def to_bytes(self) -> bytes:
-        """An Arrow IPC stream of the columns."""
+        """An Arrow IPC file of the columns."""
         buffer = io.BytesIO()
-        with pa.ipc.new_stream(buffer, SCHEMA) as stream:
-            stream.write_table(self.columns)
+        with pa.ipc.new_file(buffer, SCHEMA) as file:
+            file.write_table(self.columns)
         return buffer.getvalue()
 
     def slice(self, first: int, count: int) -> Self:

@@ -206,7 +206,7 @@ class BatchWriter:
             return None
         try:
             return StampedRows.of_bytes(journal.group_id, data)
-        except pa.ArrowInvalid as error:
+        except ValueError as error:
             raise StoreCorrupt(journal.online, str(error)) from error
 
     def close(self, journal: Journal) -> None:
