@@ -13,6 +13,7 @@ from tests.bench import (
     freshness,
     freshness_steady,
     ingest,
+    ingest_parts,
     machine,
     offline_writer,
     online,
@@ -29,6 +30,7 @@ Benchmark = Callable[[str, int, Path, Sheet, Callable[[str], None]], None]
 BENCHMARKS: dict[str, Benchmark] = {
     "online": online.measure,
     "ingest": ingest.measure,
+    "ingest_parts": ingest_parts.measure,
     "training_set": training_set.measure,
     "compacted": compacted.measure,
     "appends": appends.measure,

@@ -15,6 +15,7 @@ from tests.redis_server import require_redis
 TABLES = {
     "online": {"The service": 5, "HTTP servers that answer a constant": 3, "Bare SQLite": 3},
     "ingest": {"Ingest": 3, "Steps of store.ingest": 5},
+    "ingest_parts": {"Into files by hour": 2, "Into Redis, the newest row per identifier": 2},
     "training_set": {"Joins": 3, "Steps": 9},
     "compacted": {"Once, before the rounds": 2, "Training set": 3, "Steps": 4},
     "appends": {"Appending": 2, "Compaction": 1, "Training sets": 3, "Live files": 4},
@@ -28,7 +29,7 @@ TABLES = {
 }
 """Tables of each benchmark, and how many rows they have."""
 KAFKA = ("relay", "offline_writer", "stream", "freshness_steady")
-REDIS = ("redis_online", "redis_memory", *KAFKA)
+REDIS = ("ingest_parts", "redis_online", "redis_memory", *KAFKA)
 
 
 @pytest.fixture(scope="module", params=BENCHMARKS)
