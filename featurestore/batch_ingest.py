@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from featurestore.model.columns import ColumnBatch, checked_columns
 from featurestore.model.feature_group import FeatureGroup, FeatureType, GroupStatus, TargetStore
 from featurestore.model.plain_column import Int64s
 from featurestore.model.stamped_rows import StampedRows
+from featurestore.offline import schema
 from featurestore.offline.batch import INACTIVE_S, BatchCancelled, BatchRows, Journal
 from featurestore.offline.table import OfflineStore
 from featurestore.online.protocol import OnlineStore
@@ -42,8 +43,6 @@ LOAD_PROGRESS_ROWS: Final = 50_000
 ENCODED_ROWS: Final = 16_384
 """Rows whose values are encoded at a time."""
 STAGE_ATTEMPTS_MAX: Final = 10
-
-Float64s: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ class Records:
 
 
 def records_of(batch: ColumnBatch, shards: int) -> Records:
-    found = batch.record_ids.dictionary_encode()
+    found = batch.record_ids
     with ThreadPoolExecutor(1) as pool:
         sorting = pool.submit(pc.sort_indices, found.dictionary)
         key_shards = shards_of(found.dictionary, shards)  # holds the interpreter meanwhile
@@ -188,9 +187,10 @@ def batch_rows(
     """The rows of both stores. A row's expiry is its event time plus the group's default TTL."""
     ttl = group.online.ttl if group.online is not None else None
     expires_at_us = None if ttl is None else batch.event_times_us + ttl.ttl_us
-    order: Int64s | Float64s = records.ranks[records.of_rows]
-    if group.record_identifier_type is not FeatureType.STRING:
-        order = batch.typed[group.record_identifier].to_numpy()
+    if group.record_identifier_type is FeatureType.STRING:
+        ranks = records.ranks[records.of_rows]
+    else:  # the order of numbers is not that of their keys
+        ranks = schema.ranks_of(batch.typed[group.record_identifier])
     online = None
     if TargetStore.ONLINE in targets:
         rows = newest_rows(records, batch.event_times_us)
@@ -208,7 +208,7 @@ def batch_rows(
         ]
         online = StampedRows(group.group_id, pa.table(columns, schema=stamped_rows.SCHEMA))
     row_shards = records.shards[records.of_rows]
-    return BatchRows(batch.typed, batch.event_times_us, api_times_us, expires_at_us, row_shards, order, online)
+    return BatchRows(batch.typed, batch.event_times_us, api_times_us, expires_at_us, row_shards, ranks, online)
 
 
 def encoded_rows(schema_version: int, batch: ColumnBatch, rows: Int64s) -> pa.ChunkedArray:

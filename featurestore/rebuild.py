@@ -35,6 +35,7 @@ from featurestore.model.change import OFFLINE, ONLINE, LogEntry, Op, PoisonChang
 from featurestore.model.codec import encode_columns
 from featurestore.model.columns import checked_columns
 from featurestore.model.feature_group import FeatureGroup
+from featurestore.model.plain_column import TEXT
 from featurestore.model.stamped_rows import StampedRows
 from featurestore.model.value import key_of
 from featurestore.offline import schema
@@ -206,7 +207,7 @@ class Rebuilder:
             pc.fill_null(page[schema.IS_DELETED], False), pa.scalar(Op.SOFT_DELETE, pa.uint8()), pa.scalar(Op.PUT, pa.uint8())
         )
         values = encode_columns(group.schema_version, batch.texts())
-        return self._stamped(group, page, batch.record_ids, pa.array(batch.event_times_us), ops, values)
+        return self._stamped(group, page, batch.record_ids.cast(TEXT), pa.array(batch.event_times_us), ops, values)
 
     def _graves(self, group: FeatureGroup, page: pa.Table) -> StampedRows:
         keys = pa.array([key_of(record) for record in page[group.record_identifier].to_pylist()], pa.large_string())

@@ -47,7 +47,7 @@ class ColumnBatch:
 
     Attributes:
         rows: number of records; the columns below have one entry for each, in the order of the frame.
-        record_ids: large_string; keys of the identifiers (`value.record_key`).
+        record_ids: dictionary of large_string; keys of the identifiers (`value.record_key`). Each key of the dictionary is there.
         event_times_us: microseconds since 1970.
         typed: all features in definition order with the offline store's types (`cells.arrow_type`); null where absent.
         cells: per feature in definition order, all rows of the caller's frame.
@@ -58,7 +58,7 @@ class ColumnBatch:
     """
 
     rows: int
-    record_ids: pa.Array
+    record_ids: pa.DictionaryArray
     event_times_us: Int64s
     typed: pa.Table
     cells: Sequence[Cells]
@@ -103,24 +103,32 @@ def checked_columns(group: FeatureGroup, frame: object, *, skip_faulty: bool = F
     def cells_of(feature: FeatureDefinition) -> Cells:
         return feature_cells(values[feature.name], feature) if feature.name in values else absent_cells(feature, rows)
 
+    def identified() -> tuple[Cells, pa.DictionaryArray]:
+        feature = group.features[group.feature_names.index(group.record_identifier)]
+        converted = cells_of(feature)
+        return converted, _record_keys(converted.typed, feature.type)
+
     with ThreadPoolExecutor(COLUMNS_AT_ONCE) as pool:
         timed = pool.submit(event_time_cells, values[group.event_time], group.event_time_type)
-        others = [pool.submit(cells_of, feature) for feature in group.features if feature.name != group.event_time]
+        keyed = pool.submit(identified)
+        roles = (group.event_time, group.record_identifier)
+        others = {feature.name: pool.submit(cells_of, feature) for feature in group.features if feature.name not in roles}
         time_cells, times_us = timed.result()
-        cells = [task.result() for task in others]
-    cells.insert(group.feature_names.index(group.event_time), time_cells)
+        identifier_cells, record_ids = keyed.result()
+    known = {group.event_time: time_cells, group.record_identifier: identifier_cells}
+    cells = [known[name] if name in known else others[name].result() for name in group.feature_names]
 
     faults = RowFaults(rows)
     by_name = {column.name: column for column in columns}
     for feature, converted in zip(group.features, cells, strict=True):
         column = by_name.get(feature.name)
         if column is not None:
-            roles = _role_refusals(group, feature, column, converted)
-            faults.add_refusals(feature.name, (*column.refused, *converted.refused, *roles), column.got)
+            of_role = _role_refusals(group, feature, column, converted)
+            faults.add_refusals(feature.name, (*column.refused, *converted.refused, *of_role), column.got)
     _add_long_records(group, cells, faults)
     if not skip_faulty:
         faults.raise_any()
-    return _batch(group, cells, times_us, faults)
+    return _batch(group, cells, record_ids, times_us, faults)
 
 
 def key_column(values: pa.ChunkedArray | pa.Array, feature_type: FeatureType, *, path: str) -> pa.Array:
@@ -242,18 +250,21 @@ def _add_long_records(group: FeatureGroup, cells: list[Cells], faults: RowFaults
     )
 
 
-def _batch(group: FeatureGroup, cells: list[Cells], times_us: pa.Array, faults: RowFaults) -> ColumnBatch:
+def _batch(
+    group: FeatureGroup, cells: list[Cells], record_ids: pa.DictionaryArray, times_us: pa.Array, faults: RowFaults
+) -> ColumnBatch:
     kept = np.flatnonzero(~faults.faulty)
     whole = len(kept) == len(faults.faulty)
     keep = pa.array(~faults.faulty)
     typed = [converted.typed if whole else converted.typed.filter(keep) for converted in cells]
     times = times_us if whole else times_us.filter(keep)
-    identifiers = typed[group.feature_names.index(group.record_identifier)]
+    if not whole:  # without the keys of rows that are left out
+        record_ids = _record_keys(typed[group.feature_names.index(group.record_identifier)], group.record_identifier_type)
     schema = pa.schema([(feature.name, arrow_type(feature)) for feature in group.features])
     stored = [narrow(column, field.type) for column, field in zip(typed, schema, strict=True)]
     return ColumnBatch(
         rows=len(kept),
-        record_ids=_record_keys(identifiers, group.record_identifier_type),
+        record_ids=record_ids,
         event_times_us=times.to_numpy(),
         typed=pa.table(stored, schema=schema),
         cells=cells,
@@ -264,11 +275,11 @@ def _batch(group: FeatureGroup, cells: list[Cells], times_us: pa.Array, faults: 
     )
 
 
-def _record_keys(identifiers: pa.Array, feature_type: FeatureType) -> pa.Array:
-    """`value.record_key` of identifiers, none of them null."""
+def _record_keys(identifiers: pa.Array, feature_type: FeatureType) -> pa.DictionaryArray:
+    """`value.record_key` of identifiers; nulls stay null."""
     if feature_type is FeatureType.FRACTIONAL:
-        return float_texts(pc.add(identifiers, 0.0))
-    return identifiers.cast(TEXT)
+        return float_texts(pc.add(identifiers, 0.0)).dictionary_encode()
+    return identifiers.cast(TEXT).dictionary_encode()
 
 
 def narrow(column: pa.Array, stored_type: pa.DataType, *, array_bytes_max: int = ARRAY_BYTES_MAX) -> pa.ChunkedArray:

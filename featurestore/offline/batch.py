@@ -32,7 +32,6 @@ from featurestore.offline import layout, schema
 from featurestore.offline.ledger import Ledger
 from featurestore.offline.manifest import Delta, FileEntry, ForeignFile, ForeignState, Manifest, Origin, Version, delta_after
 from featurestore.offline.protocol import ObjectStore
-from featurestore.offline.schema import Order
 from featurestore.offline.subjects import Int64s, erased_rows
 
 FORMAT_VERSION: Final = 3
@@ -84,7 +83,7 @@ class BatchRows:
         event_times_us, api_times_us: int64, one per row.
         expires_at_us: int64 or None where the group has no TTL.
         shards: int64, the shard of each row.
-        order: int64 or float64, in the order of the record identifiers and equal where these are.
+        ranks: int64, see `schema.ranks_of`.
         online: the newest row per record; None when the batch does not go online.
     """
 
@@ -93,7 +92,7 @@ class BatchRows:
     api_times_us: Int64s
     expires_at_us: Int64s | None
     shards: Int64s
-    order: Order
+    ranks: Int64s
     online: StampedRows | None
 
 
@@ -115,7 +114,7 @@ class BatchWriter:
         files: Sequence[StagedFile] = ()
         if offline and rows.features.num_rows:
             table = _offline_table(group, rows)
-            files = self._stage_files(batch_id, group, layout.FileKind.BATCH, table, rows.order)
+            files = self._stage_files(batch_id, group, layout.FileKind.BATCH, table, rows.ranks)
         online = None
         if rows.online:
             online = layout.staging_key(batch_id, _now_us(), "online")
@@ -142,8 +141,8 @@ class BatchWriter:
                 times = schema.instants(write_time_us + np.arange(table.num_rows, dtype=np.int64))
                 write_time_us += table.num_rows
                 table = table.set_column(table.schema.get_field_index(schema.WRITE_TIME), schema.SYSTEM_FIELDS[0], times)
-                order = schema.order_of(table[group.record_identifier])
-                files.extend(self._stage_files(batch_id, group, layout.FileKind.FOREIGN, table, order, first_part=len(files)))
+                ranks = schema.ranks_of(table[group.record_identifier])
+                files.extend(self._stage_files(batch_id, group, layout.FileKind.FOREIGN, table, ranks, first_part=len(files)))
                 for shard, count in _counts(shards).items():
                     rows[shard] = rows.get(shard, 0) + count
         except Exception:  # the file is not what it seemed; a batch that is left under way would hold up others
@@ -268,7 +267,7 @@ class BatchWriter:
             rows.api_times_us[~erased],
             None if rows.expires_at_us is None else rows.expires_at_us[~erased],
             rows.shards[~erased],
-            rows.order[~erased],
+            rows.ranks[~erased],
             online,
         )
 
@@ -312,11 +311,11 @@ class BatchWriter:
         group: FeatureGroup,
         kind: layout.FileKind,
         table: pa.Table,
-        order: Order,
+        ranks: Int64s,
         *,
         first_part: int = 0,
     ) -> list[StagedFile]:
-        """Args: order: see `BatchRows`."""
+        """Args: ranks: see `BatchRows`."""
         root = layout.group_root(group)
         event_times_us, api_times_us = schema.times_us_of(table, schema.EVENT_TIME), schema.times_us_of(table, schema.API_TIME)
 
@@ -329,8 +328,7 @@ class BatchWriter:
             else:
                 target, origin = layout.data_key(root, latest_us, name), Origin.BATCH
             source = layout.staging_key(batch_id, _now_us(), f"{name}.parquet")
-            by_record = np.lexsort((api_times_us[positions], event_times_us[positions], order[positions]))
-            piece = table.take(pa.array(positions[by_record]))
+            piece = table.take(pa.array(schema.sorted_positions(positions, ranks, event_times_us, api_times_us)))
             data = schema.parquet_bytes(piece, {"batch": batch_id}, repeating=repeating)
             self._objects.put_if_absent(source, data)
             path = target.removeprefix(f"{root}/")
