@@ -163,5 +163,5 @@ def record_load(frame: str, home: str, url: str, calls: str) -> dict[str, Any]:
             asyncio.run(online.load(rows.slice(start, LOAD_PROGRESS_ROWS)))
     script = recording.calls[0].script
     assert script is not None
-    Path(calls).write_bytes(msgspec.msgpack.encode([script.source.encode(), *(call.command for call in recording.calls)]))
+    Path(calls).write_bytes(msgspec.msgpack.encode([script.source.encode(), *(call.packed for call in recording.calls)]))
     return {}

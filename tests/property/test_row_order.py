@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.offline import schema
@@ -20,6 +20,7 @@ IDENTIFIERS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_rows_are_in_the_order_of_identifier_event_time_and_api_time(data: st.DataObject) -> None:
     element, kind = data.draw(IDENTIFIERS)
