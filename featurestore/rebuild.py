@@ -18,9 +18,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -29,10 +30,13 @@ from featurestore.batch_ingest import Run
 from featurestore.changelog.protocol import ChangeSource
 from featurestore.engine import Engine, failed, identifier
 from featurestore.errors import FileVanished
-from featurestore.model.change import OFFLINE, ONLINE, Change, LogEntry, LoggedChange, Op, PoisonChange, Stamp, shard_of
-from featurestore.model.codec import encode_values
+from featurestore.model import stamped_rows
+from featurestore.model.change import OFFLINE, ONLINE, LogEntry, Op, PoisonChange, shards_of
+from featurestore.model.codec import encode_columns
 from featurestore.model.columns import checked_columns
 from featurestore.model.feature_group import FeatureGroup
+from featurestore.model.plain_column import TEXT
+from featurestore.model.stamped_rows import StampedRows
 from featurestore.model.value import key_of
 from featurestore.offline import schema
 from featurestore.offline.manifest import FileEntry, Version
@@ -110,9 +114,8 @@ class Rebuilder:
         hard_deletes = records = 0
         if sight.hard_deletes:
             for page in self._pages(sight, _graves_sql(sight)):
-                graves = self._graves(group, page)
-                hard_deletes += len(graves)
-                changed += self._run(self._online.load(graves))
+                hard_deletes += page.num_rows
+                changed += self._run(self._online.load(self._graves(group, page)))
         total = sum(entry.rows for entry in entries)
         progress("records loaded", 0, total)
         for page in self._pages(sight, newest_sql(sight)):
@@ -142,22 +145,20 @@ class Rebuilder:
         if not entries or len(mixed) == self._shards:
             return Converged(0, 0)
         sight = sight_of(group, version, entries, self._offline.paths(group, entries), None)
-        drawn = [
-            item
-            for item in self._newest(group, self._draw(sight, entries, records_max))
-            if item.stamp.shard not in mixed and item.change.event_time_us >= (version.retained_from_us or LEAST_US)
-        ]
-        keys = [(group.group_id, item.change.record_id) for item in drawn]
-        found = self._run(self._online.get(keys)) if keys else []
+        drawn = self._newest(group, self._draw(sight, entries, records_max))
+        is_ours = ~np.isin(drawn.int64s("shard"), sorted(mixed))
+        drawn = drawn.where(is_ours & (drawn.int64s("event_time_us") >= (version.retained_from_us or LEAST_US)))
+        names = drawn.columns["record_id"].to_pylist()
+        found = self._run(self._online.get([(group.group_id, name) for name in names])) if names else []
         now_us = time.time_ns() // 1000
+        is_live = (drawn.int64s("op") == Op.PUT) & np.array(
+            pc.fill_null(pc.greater(drawn.columns["expires_at_us"], now_us), True)
+        )
+        rows = zip(names, found, is_live.tolist(), drawn.int64s("event_time_us").tolist(), strict=True)
         suspects = [
-            item.change.record_id
-            for item, record in zip(drawn, found, strict=True)
-            if (
-                item.change.op is Op.PUT and (item.change.expires_at_us is None or item.change.expires_at_us > now_us)
-                if record is None
-                else record.event_time_us < item.change.event_time_us
-            )
+            name
+            for name, record, should_be_there, event_time_us in rows
+            if (should_be_there if record is None else record.event_time_us < event_time_us)
         ]
         repaired = 0
         if suspects:  # most are deleted since
@@ -199,29 +200,36 @@ class Rebuilder:
         finally:
             session.close()
 
-    def _newest(self, group: FeatureGroup, page: pa.Table) -> list[LoggedChange]:
+    def _newest(self, group: FeatureGroup, page: pa.Table) -> StampedRows:
         """Rows of the table as changes, with the texts that PutRecord would have been sent."""
         batch = checked_columns(group, page.select(list(group.feature_names)))
-        is_deleted = page[schema.IS_DELETED].to_pylist()
-        api_times_us, expiries_us = (_us(page, name) for name in (schema.API_TIME, schema.EXPIRES_AT))
-        found = []
-        for row, (record_id, event_time_us) in enumerate(zip(batch.record_ids, batch.event_times_us.tolist(), strict=True)):
-            op = Op.SOFT_DELETE if is_deleted[row] else Op.PUT
-            values = encode_values(group.schema_version, [column[row] for column in batch.texts])
-            change = Change(
-                group.group_id, group.schema_version, record_id, event_time_us, op, ONLINE | OFFLINE, expiries_us[row], values
-            )
-            found.append(LoggedChange(change, Stamp(shard_of(record_id, self._shards), 0, api_times_us[row])))
-        return found
+        ops = pc.if_else(
+            pc.fill_null(page[schema.IS_DELETED], False), pa.scalar(Op.SOFT_DELETE, pa.uint8()), pa.scalar(Op.PUT, pa.uint8())
+        )
+        values = encode_columns(group.schema_version, batch.texts())
+        return self._stamped(group, page, batch.record_ids.cast(TEXT), pa.array(batch.event_times_us), ops, values)
 
-    def _graves(self, group: FeatureGroup, page: pa.Table) -> list[LoggedChange]:
-        found = []
-        identifiers = page[group.record_identifier].to_pylist()
-        for record, api_time_us in zip(identifiers, _us(page, schema.API_TIME), strict=True):
-            key = key_of(record)
-            change = Change(group.group_id, group.schema_version, key, 0, Op.HARD_DELETE, ONLINE | OFFLINE, None, b"")
-            found.append(LoggedChange(change, Stamp(shard_of(key, self._shards), 0, api_time_us)))
-        return found
+    def _graves(self, group: FeatureGroup, page: pa.Table) -> StampedRows:
+        keys = pa.array([key_of(record) for record in page[group.record_identifier].to_pylist()], pa.large_string())
+        ops = pa.array(np.full(page.num_rows, Op.HARD_DELETE, np.uint8))
+        values = pa.array([b""] * page.num_rows, pa.large_binary())
+        return self._stamped(group, page, keys, pa.array(np.zeros(page.num_rows, np.int64)), ops, values)
+
+    def _stamped(
+        self, group: FeatureGroup, page: pa.Table, keys: pa.Array, event_times_us: pa.Array, ops: pa.Array, values: pa.Array
+    ) -> StampedRows:
+        count = page.num_rows
+        columns = [
+            keys,
+            pa.array(shards_of(keys, self._shards).astype(np.int32)),
+            event_times_us,
+            _us(page, schema.API_TIME),
+            _us(page, schema.EXPIRES_AT) if schema.EXPIRES_AT in page.column_names else pa.nulls(count, pa.int64()),
+            ops,
+            pa.array(np.full(count, ONLINE | OFFLINE, np.uint8)),
+            values,
+        ]
+        return StampedRows(group.group_id, pa.table(columns, schema=stamped_rows.SCHEMA))
 
     def _replay(self, group: FeatureGroup, version: Version) -> int:
         """Load what is on its way to the table beyond one of its versions; returns how many changes made a difference."""
@@ -240,7 +248,7 @@ class Rebuilder:
     def _load(self, group: FeatureGroup, entries: Sequence[LogEntry]) -> int:
         items = [entry.item for entry in entries if not isinstance(entry.item, PoisonChange)]
         ours = [item for item in items if item.change.group_id == group.group_id and item.change.targets & ONLINE]
-        return self._run(self._online.load(ours)) if ours else 0
+        return self._run(self._online.load(StampedRows.of_changes(ours))) if ours else 0
 
 
 def _graves_sql(sight: Sight, *conditions: str) -> str:
@@ -257,6 +265,5 @@ def _reading(path: str) -> Iterator[pq.ParquetFile]:
         raise FileVanished("converge") from error
 
 
-def _us(table: pa.Table, name: str) -> list[Any]:
-    times_us: list[Any] = table[name].cast(schema.INSTANT).cast(pa.int64()).to_pylist()
-    return times_us
+def _us(table: pa.Table, name: str) -> pa.ChunkedArray:
+    return table[name].cast(schema.INSTANT).cast(pa.int64())

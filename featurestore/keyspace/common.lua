@@ -84,7 +84,8 @@ end
 -- The index of a group: the ids of its records that are live or tombstones, in the order of their bytes. Leaves hold them, at most
 -- LEAF_MAX each, which is what Redis keeps packed; a leaf is named by its bound, the least id in it, but the first one by ''. The
 -- directory holds the bounds, without ''.
--- Answers what plans a move of a record and what carries moves out; all this is made only where it is needed.
+-- Answers what plans a move of a record, what carries moves out, and what finds the leaf of an id; all this is made only where it is
+-- needed.
 local function open_index()
   local LEAF_MAX = 128
   local leaves = {}
@@ -140,19 +141,24 @@ local function open_index()
     if position < first then redis.call('ZADD', leaf.key, '0', id) end
   end
 
-  -- What waits to be entered into a leaf, which has room for it.
+  -- What waits to be entered into a leaf, which has room for it. The last comes first: a packed set is searched from its least on for
+  -- the place of each.
   local function add(leaf)
     if #leaf.entering == 0 then return end
-    leaf.size = leaf.size + redis.call('ZADD', leaf.key, unpack(leaf.entering))
+    local members = {}
+    for i = #leaf.entering, 1, -1 do
+      members[#members + 1] = '0'
+      members[#members + 1] = leaf.entering[i]
+    end
+    leaf.size = leaf.size + redis.call('ZADD', leaf.key, unpack(members))
     leaf.entering = {}
   end
 
   local function enter(leaf, id)
     if leaf.is_split then leaf = leaf_of(leaf.directory, id) end
-    if leaf.size + #leaf.entering / 2 >= LEAF_MAX then add(leaf) end
-    if leaf.size + #leaf.entering / 2 < LEAF_MAX then
-      table.insert(leaf.entering, '0')
-      table.insert(leaf.entering, id)
+    if leaf.size + #leaf.entering >= LEAF_MAX then add(leaf) end
+    if leaf.size + #leaf.entering < LEAF_MAX then
+      leaf.entering[#leaf.entering + 1] = id
     elseif not redis.call('ZSCORE', leaf.key, id) then
       split(leaf, id)
     end
@@ -189,5 +195,5 @@ local function open_index()
     end
   end
 
-  return index_move, move_in_index
+  return index_move, move_in_index, leaf_of
 end

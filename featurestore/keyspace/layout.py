@@ -36,10 +36,6 @@ CHANGE_HEAD: Final = struct.Struct(">BBBQQIIIqQQ")
 first and last place of the record values in the change's bytes, changes of the call it begins (0: it begins none), expiry, offset
 in its source, API time of the record it is made upon. The write id follows, if any."""
 
-LOADED_HEAD: Final = struct.Struct(">BQQQq")
-"""What `load.lua` is told of a change: flags with the state, biased event time, API time, group id, expiry. The subject's hash
-follows, 16 bytes."""
-
 APPLIED: Final = struct.Struct(">BQQ")
 """What the script answers of a change, and what a receipt holds: outcome, seq, API time."""
 

@@ -44,11 +44,14 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One command for the node that has a shard."""
+    """One command for the node that has a shard. `packed` is what the protocol has for it, if that is known: `command` is empty
+    then, and only a `RedisLink` sends it.
+    """
 
     shard: int
     command: tuple[Any, ...]
     script: Script | None = None
+    packed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +186,11 @@ class RedisLink:
             by_node.setdefault(target.named or owners[calls[index].shard], []).append(index)
         sent = []
         for node, members in by_node.items():
-            commands = []
+            commands: list[tuple[Any, ...] | bytes] = []
             for index in members:
                 if todo[index].named is not None:
                     commands.append(("ASKING",))
-                commands.append(calls[index].command)
+                commands.append(calls[index].packed or calls[index].command)
             try:
                 connection = self._connection(node)
             except (failures.RedisError, OSError) as error:
@@ -195,7 +198,7 @@ class RedisLink:
                 self._settle(state, members, node, error, again=is_first, was_sent=False)
                 continue
             try:
-                connection.send_packed_command(connection.pack_commands(commands))
+                connection.send_packed_command(_packed(connection, commands))
             except (failures.RedisError, OSError) as error:
                 self._drop(node)
                 self._settle(state, members, node, error, again=is_first and state.repeatable)
@@ -365,6 +368,16 @@ class RedisLink:
         except (failures.RedisError, OSError) as error:
             self._drop(node)
             raise failed(operation, node, error) from error
+
+
+def _packed(connection: Any, commands: Sequence[tuple[Any, ...] | bytes]) -> list[bytes]:
+    """The bytes of commands, some of which may be packed."""
+    if not any(isinstance(command, bytes) for command in commands):
+        packed: list[bytes] = connection.pack_commands(commands)
+        return packed
+    return [
+        part for command in commands for part in ([command] if isinstance(command, bytes) else connection.pack_command(*command))
+    ]
 
 
 def _reply(connection: Any) -> Any:

@@ -1,27 +1,55 @@
--- Take in changes that are stamped already, where they are greater in the order of changes. No outbox entry.
--- KEYS: meta, tally, snapshots, erased, then the record of each change.
--- ARGV: base of the shard's keys, then per change its head (layout.LOADED_HEAD) and its values.
--- Answers {changes that became or changed the state, faults as position and reason in turn}.
+-- Take in changes of one group that are stamped already, where they are greater in the order of changes. No outbox entry.
+-- KEYS: meta, tally, snapshots, erased, then the record of each change in the order of their bytes, those of one record together.
+-- ARGV: base of the shard's keys, group, then of each change the bytes that its record has if there was none before, then of all
+-- changes or of none the hash of the subject.
+-- Answers {changes that became or changed the state, faults as position and reason in turn}; nil, and does nothing, if it has to
+-- know the subjects.
 local meta, tally, snapshots, erased = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local base, group, count = ARGV[1], ARGV[2], #KEYS - 4
+local ABSENT = {was_kept = false}
+local directory = base .. 'i:' .. group
 local lease = redis.call('HGET', meta, 'lease')
 redis.call('HLEN', tally)
 redis.call('HLEN', snapshots)
 local has_erased = redis.call('HLEN', erased) > 0
-local keep = open_snapshots(lease, snapshots, ARGV[1])
-local loaded, faults, new, looks, moves = 0, {}, {}, {}, {}
-local index_move, move_in_index = open_index()
+if has_erased and #ARGV == 2 + count then return false end
+local keep = open_snapshots(lease, snapshots, base)
+local _, move_in_index, leaf_of = open_index()
 
--- Before anything is written. The flags are byte 1, the group is bytes 18 to 25 of a head.
-for i = 1, #KEYS - 4 do
-  local key, head = KEYS[4 + i], ARGV[2 * i]
-  if not looks[key] then
-    local record, fault = look(key)
-    looks[key] = {record = record, fault = fault, was_kept = record and record.was_kept or false}
+-- Of moves in the order of their ids, the last from `first` to `last` whose id is in a leaf that the one of `first` is in.
+local function last_in_leaf(moves, first, last, leaf)
+  if leaf_of(directory, moves[last].id) == leaf then return last end
+  while last - first > 1 do
+    local middle = math.floor((first + last) / 2)
+    if leaf_of(directory, moves[middle].id) == leaf then first = middle else last = middle end
   end
-  local first = looks[key]
-  if first.record and not first.move and (not first.was_kept or string.byte(head, 1) % 4 == GRAVE) then
-    first.move = index_move(ARGV[1], text(struct.unpack('>I8', string.sub(head, 18, 25))), key, first.was_kept)
+  return first
+end
+
+-- Before anything is written. Few records are in different leaves, so that few are looked up.
+local all_new = redis.call('EXISTS', unpack(KEYS, 5)) == 0
+local looks, found, movable = {}, nil, {}
+for i = 1, count do
+  local key = KEYS[4 + i]
+  if key ~= KEYS[3 + i] or i == 1 then
+    found = {record = ABSENT, was_kept = false}
+    if not all_new then
+      found.record, found.fault = look(key)
+      found.was_kept = found.record and found.record.was_kept or false
+    end
   end
+  looks[i] = found
+  if found.record and not found.id and (not found.was_kept or string.byte(ARGV[2 + i], 2) % 4 == GRAVE) then
+    found.id = string.sub(key, #directory + 2)
+    table.insert(movable, found)
+  end
+end
+local at = 1
+while at <= #movable do
+  local leaf = leaf_of(directory, movable[at].id)
+  local last = last_in_leaf(movable, at, #movable, leaf)
+  for i = at, last do movable[i].leaf = leaf end
+  at = last + 1
 end
 
 -- The bytes of a record after a hard delete of that API time.
@@ -31,59 +59,73 @@ local function buried(key, record, api_us, online_only)
     return record_bytes(GRAVE, online_only, NO_TIME, 0, api_us, nil, grave, '')
   end
   local raw = redis.call('GET', key)
-  local flags, at, expiry = string.byte(raw, 2), 19, nil
+  local flags, after, expiry = string.byte(raw, 2), 19, nil
   if has(flags, HAS_EXPIRY) then
-    expiry = string.sub(raw, at, at + 7)
-    at = at + 8
+    expiry = string.sub(raw, after, after + 7)
+    after = after + 8
   end
-  if record.grave then at = at + 8 end
-  local values = string.sub(raw, at)
+  if record.grave then after = after + 8 end
+  local values = string.sub(raw, after)
   return record_bytes(record.state, has(flags, ONLINE_ONLY), record.high, record.low, record.api_us, expiry, grave, values)
 end
 
-for i = 1, #KEYS - 4 do
-  local key, head, values = KEYS[4 + i], ARGV[2 * i], ARGV[1 + 2 * i]
-  local flags, high, low, api_us, group = struct.unpack('>BI4I4I8I8', head)
-  local state = flags % 4
-  local online_only = has(flags, ONLINE_ONLY)
-  group = text(group)
-  local erased_us = has_erased and redis.call('HGET', erased, string.sub(head, 34))
+-- The bytes of a record that replaces one which has a grave.
+local function with_grave(raw, grave)
+  local flags = string.byte(raw, 2)
+  local head = has(flags, HAS_EXPIRY) and 26 or 18
+  return string.char(VERSION, flags + HAS_GRAVE) .. string.sub(raw, 3, head) .. grave .. string.sub(raw, head + 1)
+end
+
+local loaded, new, faults, sets = 0, 0, {}, {}
+
+local function write()
+  if #sets > 0 then redis.call('MSET', unpack(sets)) end
+  sets = {}
+end
+
+for i = 1, count do
+  local key, raw, first = KEYS[4 + i], ARGV[2 + i], looks[i]
+  local record, bytes = first.record, nil
+  local flags = string.byte(raw, 2)
+  local high, low, api_us = struct.unpack('>I4I4I8', raw, 3)
+  local erased_us = has_erased and redis.call('HGET', erased, ARGV[2 + count + i])
   if not erased_us or api_us > tonumber(erased_us) then
-    local first = looks[key]
-    local record, fault, bytes = first.record, first.fault, nil
-    if first.is_written then record = look(key) end
-    if fault then
+    if first.is_written then
+      write()
+      record = look(key)
+    end
+    if first.fault then
       table.insert(faults, i)
-      table.insert(faults, fault)
+      table.insert(faults, first.fault)
     elseif record.grave and api_us <= struct.unpack('>I8', record.grave) then
       bytes = nil
-    elseif state == GRAVE then
-      bytes = buried(key, record, api_us, online_only)
+    elseif flags % 4 == GRAVE then
+      bytes = buried(key, record, api_us, has(flags, ONLINE_ONLY))
     else
+      local state = flags % 4
       local is_newer = not record.state or record.state == GRAVE or high > record.high
       if not is_newer and high == record.high and low >= record.low then
         is_newer = low > record.low or state > record.state or state == record.state and api_us > record.api_us
       end
-      if is_newer then
-        local expiry = has(flags, HAS_EXPIRY) and string.sub(head, 26, 33) or nil
-        bytes = record_bytes(state, online_only, high, low, api_us, expiry, record.grave, values)
-      end
+      if is_newer then bytes = record.grave and with_grave(raw, record.grave) or raw end
     end
     if bytes then
       if keep then keep(group, key) end
-      redis.call('SET', key, bytes)
+      sets[#sets + 1] = key
+      sets[#sets + 1] = bytes
       first.is_written = true
-      if first.move then first.move.is_kept = string.byte(bytes, 2) % 4 ~= GRAVE end
-      if not record.state then new[group] = (new[group] or 0) + 1 end
+      first.is_kept = string.byte(bytes, 2) % 4 ~= GRAVE
+      if not record.state then new = new + 1 end
       loaded = loaded + 1
     end
   end
 end
-for i = 5, #KEYS do
-  local first = looks[KEYS[i]]
-  if first.move and first.move.is_kept ~= first.was_kept then table.insert(moves, first.move) end
-  first.move = nil
+write()
+
+local moves = {}
+for _, move in ipairs(movable) do
+  if move.is_written and move.is_kept ~= move.was_kept then moves[#moves + 1] = move end
 end
 move_in_index(moves)
-for group, by in pairs(new) do redis.call('HINCRBY', tally, group .. ':records', by) end
+if new > 0 then redis.call('HINCRBY', tally, group .. ':records', new) end
 return {loaded, faults}

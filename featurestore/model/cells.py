@@ -1,4 +1,5 @@
-"""Cells: one Arrow column checked against one feature, as typed values and as the text PutRecord would have been sent.
+"""Cells: one Arrow column checked against one feature, as typed values and, when asked for, as the text PutRecord would have
+been sent. Only a few rows of a large frame go online, and printing numbers costs more than checking them.
 
 What a column may hold for a feature is the table `_SCALARS` (and `_EVENT_TIMES`, `_INSTANTS` for times): a column that
 is not in it is refused as a whole, with a hint how to convert it. docs/reference/dataframes.md tells users the same.
@@ -29,7 +30,7 @@ from featurestore.model.column_text import (
 )
 from featurestore.model.event_time import SECOND_US
 from featurestore.model.feature_group import CollectionType, FeatureDefinition, FeatureType
-from featurestore.model.plain_column import INSTANT, TEXT, Kind, kept_where, kind_of, numpy_of, plain, valid_of
+from featurestore.model.plain_column import INSTANT, TEXT, Int64s, Kind, kept_where, kind_of, numpy_of, plain, valid_of
 from featurestore.model.row_faults import Refusal
 from featurestore.model.value import EXPECTED, INTEGRAL_MAX
 
@@ -49,79 +50,93 @@ def arrow_type(feature: FeatureDefinition) -> pa.DataType:
     return scalar if feature.collection is None else pa.list_(scalar)
 
 
-Pair: TypeAlias = tuple[pa.Array, pa.Array]
-"""(typed values, texts); both are null where there is no value, and where it is refused."""
+Print: TypeAlias = Callable[[pa.Array], pa.Array]
+"""From values to their texts; nulls stay null."""
+Converted: TypeAlias = tuple[pa.Array, pa.Array, Print]
+"""Typed values, what their texts are printed from, and how. Both arrays are null where there is no value, or a refused one."""
+
+NUMBER_BYTES_MAX: Final = 32
+"""Of what a `Print` gives for a number: 20 for the least of 64 bits, 24 for a double."""
 
 
-def _same_text(typed: pa.Array) -> Pair:
-    return typed, typed.cast(TEXT)
+def _digits(values: pa.Array) -> pa.Array:
+    return values.cast(TEXT)
 
 
-def _integral_of_bools(values: pa.Array) -> Pair:
-    return _same_text(values.cast(pa.int64()))
+def _as_they_are(texts: pa.Array) -> pa.Array:
+    return texts
 
 
-def _integral_of_integers(values: pa.Array) -> Pair:
+def _integral_of_bools(values: pa.Array) -> Converted:
+    typed = values.cast(pa.int64())
+    return typed, typed, _digits
+
+
+def _integral_of_integers(values: pa.Array) -> Converted:
     if pa.types.is_uint64(values.type):
         values = kept_where(pc.less_equal(values, pa.scalar(INTEGRAL_MAX, pa.uint64())), values)
-    return _same_text(values.cast(pa.int64()))
+    typed = values.cast(pa.int64())
+    return typed, typed, _digits
 
 
-def _integral_of_floats(values: pa.Array) -> Pair:
+def _integral_of_floats(values: pa.Array) -> Converted:
     numbers = numpy_of(values)
     whole = (np.abs(numbers) <= DOUBLE_WHOLE_MAX) & (numbers == np.trunc(numbers)) & valid_of(values)
-    return _same_text(pa.array(np.where(whole, numbers, 0).astype(np.int64), mask=~whole))
+    typed = pa.array(np.where(whole, numbers, 0).astype(np.int64), mask=~whole)
+    return typed, typed, _digits
 
 
-def _integral_of_decimals(values: pa.Array) -> Pair:
+def _integral_of_decimals(values: pa.Array) -> Converted:
     numbers = values.to_pylist()
     whole = [number is not None and number == number.to_integral_value() for number in numbers]
     digits = [str(int(number)) if keep else None for number, keep in zip(numbers, whole, strict=True)]
     return _integral_of_texts(pa.array(digits, TEXT))
 
 
-def _integral_of_texts(values: pa.Array) -> Pair:
+def _integral_of_texts(values: pa.Array) -> Converted:
     typed = parse_integrals(values)
-    return typed, kept_where(typed.is_valid(), values)
+    return typed, kept_where(typed.is_valid(), values), _as_they_are
 
 
-def _fractional_of_integers(values: pa.Array) -> Pair:
+def _fractional_of_integers(values: pa.Array) -> Converted:
     numbers = numpy_of(values)
     doubles = numbers.astype(np.float64)
     # The largest integers round up to a power of two that is no integer of their type; 0 stands in for the way back.
     representable = doubles < 2.0 ** (64 if values.type == pa.uint64() else 63)
     back = np.where(representable, doubles, 0).astype(numbers.dtype)
     exact = representable & (back == numbers) & valid_of(values)
-    return pa.array(doubles, mask=~exact), kept_where(exact, values).cast(TEXT)
+    return pa.array(doubles, mask=~exact), kept_where(exact, values), _digits
 
 
-def _fractional_of_floats(values: pa.Array) -> Pair:
+def _fractional_of_floats(values: pa.Array) -> Converted:
     typed = kept_where(pc.is_finite(values), values)
-    return typed, float_texts(typed)
+    return typed, typed, float_texts
 
 
-def _fractional_of_decimals(values: pa.Array) -> Pair:
+def _fractional_of_decimals(values: pa.Array) -> Converted:
     return _fractional_of_texts(values.cast(TEXT))
 
 
-def _fractional_of_texts(values: pa.Array) -> Pair:
+def _fractional_of_texts(values: pa.Array) -> Converted:
     typed = parse_fractionals(values)
-    return typed, kept_where(typed.is_valid(), values)
+    return typed, kept_where(typed.is_valid(), values), _as_they_are
 
 
-def _string_of_texts(values: pa.Array) -> Pair:
-    kept = kept_where(pc.less_equal(pc.utf8_length(values), limits.VALUE_CHARS_MAX), values)
-    return kept, kept
+def _string_of_texts(values: pa.Array) -> Converted:
+    kept = values
+    if _longest(values) > limits.VALUE_CHARS_MAX:  # a character has a byte or more
+        kept = kept_where(pc.less_equal(pc.utf8_length(values), limits.VALUE_CHARS_MAX), values)
+    return kept, kept, _as_they_are
 
 
-def _string_of_times(values: pa.Array) -> Pair:
+def _string_of_times(values: pa.Array) -> Converted:
     texts = iso_texts(times_us(values))
-    return texts, texts
+    return texts, texts, _as_they_are
 
 
 _TIME_EXPECTED: Final = "a time of the years 0 to 9999 in whole microseconds"
 
-_SCALARS: Final[dict[tuple[FeatureType, Kind], tuple[Callable[[pa.Array], Pair], str]]] = {
+_SCALARS: Final[dict[tuple[FeatureType, Kind], tuple[Callable[[pa.Array], Converted], str]]] = {
     (FeatureType.INTEGRAL, Kind.BOOL): (_integral_of_bools, EXPECTED[FeatureType.INTEGRAL]),
     (FeatureType.INTEGRAL, Kind.INTEGER): (_integral_of_integers, EXPECTED[FeatureType.INTEGRAL]),
     (FeatureType.INTEGRAL, Kind.FLOAT): (_integral_of_floats, "Integral (in a float column a whole number within 2^53)"),
@@ -201,21 +216,45 @@ class Cells:
 
     Attributes:
         typed: as the offline store keeps it, but text and lists with 64-bit offsets; null where absent or refused.
-        texts: as the online store keeps it, text or a list of text; null where absent or refused.
-        text_bytes: int64; UTF-8 bytes that PutRecord would have been sent, 0 where absent or refused.
+        printed_from: what `texts` prints; null where absent or refused.
+        scalar_print: the text of a value, or of an element of a collection.
+        sent_bytes: of collections, of which `printed_from` may lack elements: what `text_bytes` gives.
+        elements_max: of any value; 1 for scalars.
         refused: the rows whose value is wrong.
     """
 
     typed: pa.Array
-    texts: pa.Array
-    text_bytes: npt.NDArray[np.int64]
+    printed_from: pa.Array
+    scalar_print: Print
+    sent_bytes: Callable[[], Int64s] | None = None
+    elements_max: int = 1
     refused: tuple[Refusal, ...] = ()
+
+    def texts(self, rows: Int64s | None = None) -> pa.Array:
+        """As the online store keeps it, text or lists of text: large_string or large_list of it, of some rows or of all."""
+        values = self.printed_from if rows is None else self.printed_from.take(pa.array(rows))
+        if not pa.types.is_large_list(values.type):
+            return self.scalar_print(values)
+        ends = np.cumsum(numpy_of(pc.list_value_length(values)), dtype=np.int64)
+        texts = self.scalar_print(values.flatten())
+        return pa.LargeListArray.from_arrays(np.concatenate([[0], ends]), texts, mask=values.is_null())
+
+    def text_bytes(self) -> Int64s:
+        """UTF-8 bytes that PutRecord would have been sent, 0 where absent or refused."""
+        return _text_bytes(self.texts()) if self.sent_bytes is None else self.sent_bytes()
+
+    def text_bytes_bound(self) -> int:
+        """No value has more `text_bytes`. Found without printing numbers."""
+        if self.scalar_print is not _as_they_are:
+            return self.elements_max * NUMBER_BYTES_MAX
+        is_list = pa.types.is_large_list(self.printed_from.type)
+        return self.elements_max * _longest(self.printed_from.flatten() if is_list else self.printed_from)
 
 
 def absent_cells(feature: FeatureDefinition, rows: int) -> Cells:
     """A feature without a value in any row."""
     texts = pa.nulls(rows, TEXT if feature.collection is None else pa.large_list(TEXT))
-    return Cells(pa.nulls(rows, arrow_type(feature)), texts, np.zeros(rows, dtype=np.int64))
+    return Cells(pa.nulls(rows, arrow_type(feature)), texts, _as_they_are)
 
 
 def feature_cells(values: pa.Array, feature: FeatureDefinition) -> Cells:
@@ -225,8 +264,8 @@ def feature_cells(values: pa.Array, feature: FeatureDefinition) -> Cells:
     if feature.collection is not None:
         return _collection_cells(values, feature)
     convert, expected = _SCALARS[feature.type, kind_of(values.type)]
-    typed, texts = convert(values)
-    return Cells(typed, texts, _text_bytes(texts), _refusals(values, typed, expected))
+    typed, printed_from, scalar_print = convert(values)
+    return Cells(typed, printed_from, scalar_print, refused=_refusals(values, typed, expected))
 
 
 def event_time_cells(values: pa.Array, feature_type: FeatureType) -> tuple[Cells, pa.Array]:
@@ -239,11 +278,14 @@ def event_time_cells(values: pa.Array, feature_type: FeatureType) -> tuple[Cells
         expected = _TIME_EXPECTED
         texts = iso_texts(times) if feature_type is FeatureType.STRING else epoch_texts(times)
         typed = texts if feature_type is FeatureType.STRING else texts.cast(pa.float64())
+        cells = Cells(typed, texts, _as_they_are, refused=_refusals(values, typed, expected))
     else:
         expected = event_time.expected(feature_type)
         convert, _ = _SCALARS[feature_type, kind]
-        typed, texts = convert(kept_where(times.is_valid(), values))  # what names a moment is a value of its type
-    return Cells(typed, texts, _text_bytes(texts), _refusals(values, typed, expected)), times
+        # What names a moment is a value of its type.
+        typed, printed_from, scalar_print = convert(kept_where(times.is_valid(), values))
+        cells = Cells(typed, printed_from, scalar_print, refused=_refusals(values, typed, expected))
+    return cells, times
 
 
 def instants(values: pa.Array) -> tuple[pa.Array, tuple[Refusal, ...]]:
@@ -254,9 +296,14 @@ def instants(values: pa.Array) -> tuple[pa.Array, tuple[Refusal, ...]]:
     return times.cast(INSTANT), _refusals(values, times, INSTANT_EXPECTED)
 
 
-def _text_bytes(texts: pa.Array) -> npt.NDArray[np.int64]:
-    sizes: npt.NDArray[np.int64] = numpy_of(pc.binary_length(texts))
+def _text_bytes(texts: pa.Array) -> Int64s:
+    sizes: Int64s = numpy_of(pc.binary_length(texts))
     return sizes
+
+
+def _longest(texts: pa.Array) -> int:
+    """UTF-8 bytes of the longest text."""
+    return pc.max(pc.binary_length(texts)).as_py() or 0
 
 
 def _refusals(values: pa.Array, converted: pa.Array, expected: str) -> tuple[Refusal, ...]:
@@ -272,10 +319,10 @@ def _collection_cells(values: pa.Array, feature: FeatureDefinition) -> Cells:
     if elements.null_count == len(elements):
         elements = pa.nulls(len(elements), TEXT)
     convert, _ = _SCALARS[feature.type, kind_of(elements.type)]
-    typed, texts = convert(elements)
+    typed, printed_from, scalar_print = convert(elements)
 
     ends = np.cumsum(lengths)
-    wrong = _sums(~valid_of(texts), ends, lengths) > 0
+    wrong = _sums(~valid_of(typed), ends, lengths) > 0
     refused = []
     ok = np.ones(len(values), dtype=np.bool_)
     vector = feature.collection is CollectionType.VECTOR
@@ -289,29 +336,30 @@ def _collection_cells(values: pa.Array, feature: FeatureDefinition) -> Cells:
         ok &= ~faulty
 
     present = ok & (lengths > 0)
-    text_bytes = np.where(present, _sums(_text_bytes(texts), ends, lengths), 0)
     kept = np.repeat(present, lengths)
     if feature.collection is CollectionType.SET:
-        kept &= _first_in_row(texts, lengths)
+        kept &= _first_in_row(scalar_print(printed_from), lengths)
     offsets = np.concatenate([[0], np.cumsum(_sums(kept, ends, lengths))])
     absent, kept_elements = pa.array(~present), pa.array(kept)
-    typed_lists = pa.LargeListArray.from_arrays(offsets, typed.filter(kept_elements), mask=absent)
-    text_lists = pa.LargeListArray.from_arrays(offsets, texts.filter(kept_elements), mask=absent)
-    return Cells(typed_lists, text_lists, text_bytes, tuple(refused))
+    typed_lists, printed_lists = (
+        pa.LargeListArray.from_arrays(offsets, column.filter(kept_elements), mask=absent) for column in (typed, printed_from)
+    )
+
+    def sent_bytes() -> Int64s:
+        """With the elements that a set leaves out."""
+        return np.where(present, _sums(_text_bytes(scalar_print(printed_from)), ends, lengths), 0)
+
+    return Cells(typed_lists, printed_lists, scalar_print, sent_bytes, int(lengths.max(initial=0)), tuple(refused))
 
 
-def _sums(
-    of_elements: npt.NDArray[np.bool_] | npt.NDArray[np.int64],
-    ends: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
+def _sums(of_elements: npt.NDArray[np.bool_] | Int64s, ends: Int64s, lengths: Int64s) -> Int64s:
     """Per row, the sum over its elements."""
     total = np.concatenate([[0], np.cumsum(of_elements, dtype=np.int64)])
-    sums: npt.NDArray[np.int64] = total[ends] - total[ends - lengths]
+    sums: Int64s = total[ends] - total[ends - lengths]
     return sums
 
 
-def _first_in_row(texts: pa.Array, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+def _first_in_row(texts: pa.Array, lengths: Int64s) -> npt.NDArray[np.bool_]:
     """Which elements are the first of their text in their row (`value.without_repeats`)."""
     codes = numpy_of(texts.dictionary_encode().indices).astype(np.int64)
     rows = np.repeat(np.arange(len(lengths)), lengths)

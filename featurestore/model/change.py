@@ -13,6 +13,9 @@ from enum import IntEnum, StrEnum
 from typing import Final
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from featurestore.model.feature_group import TargetStore
 
@@ -169,3 +172,10 @@ def shard_of(record_id: str, shards: int) -> int:
 def shard_of_bytes(record_id: bytes, shards: int) -> int:
     """`shard_of` of a record key as UTF-8."""
     return _from_bytes(_blake2b(record_id, digest_size=8).digest(), "little") % shards
+
+
+def shards_of(record_ids: pa.Array, shards: int) -> npt.NDArray[np.int64]:
+    """`shard_of` of record keys, a string column without nulls."""
+    keys = record_ids.cast(pa.large_binary()).to_pylist()
+    hashes = np.frombuffer(b"".join([_blake2b(key, digest_size=8).digest() for key in keys]), "<u8")
+    return (hashes % np.uint64(shards)).astype(np.int64)

@@ -6,17 +6,25 @@ schema version. Feature definitions are only ever appended, so an older record s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.errors import StoreCorrupt
 from featurestore.model.change import Change
+from featurestore.model.plain_column import numpy_of, valid_of
 from featurestore.model.value import Value
 
 VALUES_VERSION: Final = b"\x01"
 CHANGE_VERSION: Final = b"\x01"
+
+_BYTES: Final = pa.large_binary()
+_NIL: Final = b"\xc0"
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_values: Final = msgspec.msgpack.Decoder(list[int | str | list[str] | None]).decode
@@ -31,9 +39,67 @@ def encode_values(schema_version: int, values: Sequence[Value]) -> bytes:
     return VALUES_VERSION + _encode([schema_version, *values[:end]])
 
 
-def encode_rows(schema_version: int, rows: Iterable[Sequence[Value]]) -> list[bytes]:
-    """`encode_values` for many rows of one schema version."""
-    return [encode_values(schema_version, row) for row in rows]
+def encode_columns(schema_version: int, columns: Sequence[pa.Array]) -> pa.Array:
+    """`encode_values` of many rows of one schema version, from columns in definition order.
+
+    Args:
+        columns: large_string or large_list of it, null where absent; at least one, all of one length.
+
+    Returns:
+        large_binary.
+    """
+    ends = np.zeros(len(columns[0]), np.int64)
+    for position, column in enumerate(columns):
+        ends[valid_of(column)] = position + 1
+    heads = [VALUES_VERSION + _array_head(1 + end) + _encode(schema_version) for end in range(len(columns) + 1)]
+    pieces = [pa.array(heads, _BYTES).take(pa.array(ends))]
+    for position, column in enumerate(columns):
+        pieces += _cells(column, ends > position)
+    return _joined(*pieces)
+
+
+def _cells(column: pa.Array, is_within: npt.NDArray[np.bool_]) -> tuple[pa.Array, pa.Array]:
+    """What stands in front of each value of a column, and the value. A null is nil where `is_within`, else nothing."""
+    if not pa.types.is_large_list(column.type):
+        return _headed(column, is_within, pc.binary_length(column), _text_head), column.cast(_BYTES).fill_null(b"")
+    lengths = pc.list_value_length(column)
+    elements = column.flatten()
+    parts = _joined(*_cells(elements, np.ones(len(elements), np.bool_)))
+    # The bytes of a row's elements follow each other already.
+    starts = np.concatenate([[0], np.cumsum(numpy_of(lengths), dtype=np.int64)])
+    _, offsets, data = parts.buffers()
+    offsets = np.frombuffer(offsets, np.int64)[parts.offset :][starts]
+    values = pa.LargeBinaryArray.from_buffers(_BYTES, len(column), [None, pa.py_buffer(offsets), data])
+    return _headed(column, is_within, lengths, _array_head), values
+
+
+def _headed(column: pa.Array, is_within: npt.NDArray[np.bool_], lengths: pa.Array, head: Callable[[int], bytes]) -> pa.Array:
+    """The head of each value by its length, from a table of the heads of all lengths that there are."""
+    sizes = numpy_of(lengths)
+    found = np.flatnonzero(np.bincount(sizes))
+    places = np.zeros(int(sizes.max(initial=0)) + 1, np.int64)
+    places[found] = np.arange(len(found))
+    heads = [*(head(size) for size in found.tolist()), _NIL, b""]
+    absent = np.where(is_within, len(found), len(found) + 1)
+    return pa.array(heads, _BYTES).take(pa.array(np.where(valid_of(column), places[sizes], absent)))
+
+
+def _joined(*columns: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(*columns, pa.scalar(b"", _BYTES))
+
+
+def _text_head(size_bytes: int) -> bytes:
+    if size_bytes < 32:
+        return bytes([0xA0 | size_bytes])
+    if size_bytes < 1 << 8:
+        return bytes([0xD9, size_bytes])
+    return b"\xda" + size_bytes.to_bytes(2) if size_bytes < 1 << 16 else b"\xdb" + size_bytes.to_bytes(4)
+
+
+def _array_head(count: int) -> bytes:
+    if count < 16:
+        return bytes([0x90 | count])
+    return b"\xdc" + count.to_bytes(2) if count < 1 << 16 else b"\xdd" + count.to_bytes(4)
 
 
 def decode_values(data: bytes) -> tuple[int, list[Value]]:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,6 +29,8 @@ _PLAIN_ISO: Final = (
     r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?Z\z"
 )
 """Every date but 29 February, which not every year has: one impossible date would fail Arrow's cast as a whole."""
+
+DAY_US: Final = 86_400 * SECOND_US
 
 _EPOCH_TYPE: Final = pa.decimal128(18, 6)
 
@@ -104,15 +107,69 @@ def float_texts(numbers: pa.Array) -> pa.Array:
 
 
 def iso_texts(times_us: pa.Array) -> pa.Array:
-    """`event_time.format_iso` of instants within the years 0 to 9999."""
-    # 2024-05-01 12:00:00.250000, always 26 characters. Without a zone, with which Arrow prints 30 times slower.
-    full = pc.binary_replace_slice(times_us.cast(pa.timestamp("us")).cast(TEXT), 10, 11, "T")
-    fraction_us = numpy_of(times_us) % SECOND_US
-    texts = full
-    for digits, ends in ((23, fraction_us % 1000 == 0), (19, fraction_us == 0)):
-        if ends.any():
-            texts = pc.if_else(pa.array(ends), pc.utf8_slice_codeunits(full, 0, digits), texts)
-    return pc.binary_join_element_wise(texts, pa.scalar("Z", TEXT), pa.scalar("", TEXT))
+    """`event_time.format_iso` of instants within the years 0 to 9999.
+
+    Texts are put together from tables of their parts; Arrow prints a time several times slower.
+    """
+    times = numpy_of(times_us)
+    steps = [_iso_characters(times[start : start + _ISO_ROWS]) for start in range(0, len(times), _ISO_ROWS)]
+    characters = np.concatenate([step[0] for step in steps]) if steps else np.empty(0, np.uint8)
+    offsets = np.concatenate([[0], *(step[1] for step in steps)]).cumsum()
+    texts = pa.LargeStringArray.from_buffers(len(times), pa.py_buffer(offsets), pa.py_buffer(characters))
+    return kept_where(times_us.is_valid(), texts)
+
+
+def _iso_characters(times_us: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The characters of all texts, and how many each one has."""
+    # Quotient and rest by hand: numpy's divmod takes ten times as long.
+    days = times_us // DAY_US
+    day_us = times_us - days * DAY_US
+    seconds = day_us // SECOND_US
+    fraction_us = day_us - seconds * SECOND_US
+    millis = fraction_us // 1000
+    micros = fraction_us - millis * 1000
+    distinct = days[:1] if (days == days[0]).all() else np.unique(days)
+    dates = pa.array(distinct.astype(np.int32)).cast(pa.date32()).cast(TEXT)
+    full = np.empty(len(times_us), _ISO)
+    full["date"] = np.frombuffer(dates.buffers()[2], "V10")[np.searchsorted(distinct, days)]
+    full["T"] = ord("T")
+    full["clock"] = _CLOCK[seconds]
+    full["point"] = ord(".")
+    full["millis"] = _THREE_DIGITS[millis]
+    full["micros"] = _THREE_DIGITS[micros]
+    full["Z"] = ord("Z")
+    characters = full.view(np.uint8).reshape(-1, _ISO.itemsize)
+    lengths = np.full(len(times_us), _ISO.itemsize)
+    short = np.flatnonzero(micros == 0)
+    if not len(short):
+        return characters.reshape(-1), lengths
+    lengths[short] = np.where(fraction_us[short] == 0, 20, 24)
+    characters[short, lengths[short] - 1] = ord("Z")
+    kept = np.ones(characters.shape, np.bool_)
+    kept[short] = np.arange(_ISO.itemsize) < lengths[short][:, np.newaxis]
+    return characters[kept], lengths
+
+
+_ISO: Final = np.dtype(
+    [("date", "V10"), ("T", "u1"), ("clock", "V8"), ("point", "u1"), ("millis", "V3"), ("micros", "V3"), ("Z", "u1")]
+)
+"""2024-05-01T12:00:00.250000Z"""
+_ISO_ROWS: Final = 16_384
+"""Of one step, so that what it works on stays in the processor's cache."""
+_THREE_DIGITS: Final = np.frombuffer("".join(f"{number:03d}" for number in range(1000)).encode(), "V3")
+
+
+def _clock() -> npt.NDArray[np.void]:
+    """The text of each second of a day."""
+    two_digits = np.frombuffer("".join(f"{number:02d}" for number in range(60)).encode(), np.uint8).reshape(60, 2)
+    texts = np.full((24, 60, 60, 8), ord(":"), np.uint8)
+    texts[..., 0:2] = two_digits[:24, np.newaxis, np.newaxis]
+    texts[..., 3:5] = two_digits[:, np.newaxis]
+    texts[..., 6:8] = two_digits
+    return texts.reshape(-1).view("V8")
+
+
+_CLOCK: Final = _clock()
 
 
 def epoch_texts(times_us: pa.Array) -> pa.Array:

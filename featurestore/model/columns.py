@@ -6,11 +6,12 @@ keys and event times. Where a dataframe holds typed values instead of text, docs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,12 +30,13 @@ from featurestore.model.cells import (
 from featurestore.model.column_text import float_texts
 from featurestore.model.feature_group import FeatureDefinition, FeatureGroup, FeatureType
 from featurestore.model.frame import FrameColumn, arrow_table, frame_columns, shown
-from featurestore.model.plain_column import plain, valid_of
+from featurestore.model.plain_column import TEXT, Int64s, plain, valid_of
 from featurestore.model.row_faults import FAULTS_KEPT_MAX, Refusal, RowFaults
-from featurestore.model.value import Value
 
 __all__ = ["ColumnBatch", "arrow_table", "checked_columns", "key_column", "time_column"]
 
+COLUMNS_AT_ONCE: Final = 2
+"""Columns that are converted at a time; event times, which often take longest, come first."""
 ARRAY_BYTES_MAX: Final = 2**31 - 1
 """Text that one Arrow array with 32-bit offsets, the offline store's kind, can hold."""
 
@@ -45,10 +47,10 @@ class ColumnBatch:
 
     Attributes:
         rows: number of records; the columns below have one entry for each, in the order of the frame.
-        record_ids: keys of the identifiers (`value.record_key`).
+        record_ids: dictionary of large_string; keys of the identifiers (`value.record_key`). Each key of the dictionary is there.
         event_times_us: microseconds since 1970.
         typed: all features in definition order with the offline store's types (`cells.arrow_type`); null where absent.
-        texts: per feature in definition order, the values that PutRecord would have been sent; None where absent.
+        cells: per feature in definition order, all rows of the caller's frame.
         kept: 0-based positions of these records in the caller's frame.
         faults: of the rows that were left out, the first FAULTS_KEPT_MAX; empty unless the caller asked to skip.
         faults_total: how many faults there were.
@@ -56,14 +58,26 @@ class ColumnBatch:
     """
 
     rows: int
-    record_ids: list[str]
-    event_times_us: npt.NDArray[np.int64]
+    record_ids: pa.DictionaryArray
+    event_times_us: Int64s
     typed: pa.Table
-    texts: list[list[Value]]
-    kept: npt.NDArray[np.int64]
+    cells: Sequence[Cells]
+    kept: Int64s
     faults: tuple[Fault, ...]
     faults_total: int
     faulty_rows: int
+
+    def texts(self, rows: Int64s | None = None) -> list[pa.Array]:
+        """Per feature in definition order, the values that PutRecord would have been sent (`Cells.texts`); null where absent.
+
+        Args:
+            rows: of which records, 0-based; by default of all.
+        """
+        if rows is not None:
+            rows = self.kept[rows]
+        elif self.faulty_rows:
+            rows = self.kept
+        return [column.texts(rows) for column in self.cells]
 
 
 def checked_columns(group: FeatureGroup, frame: object, *, skip_faulty: bool = False) -> ColumnBatch:
@@ -85,27 +99,36 @@ def checked_columns(group: FeatureGroup, frame: object, *, skip_faulty: bool = F
     _check_types(group, values)
 
     rows = len(columns[0].values)
-    time_cells, times_us = event_time_cells(values[group.event_time], group.event_time_type)
-    cells = []
-    for feature in group.features:
-        if feature.name == group.event_time:
-            cells.append(time_cells)
-        elif feature.name in values:
-            cells.append(feature_cells(values[feature.name], feature))
-        else:
-            cells.append(absent_cells(feature, rows))
+
+    def cells_of(feature: FeatureDefinition) -> Cells:
+        return feature_cells(values[feature.name], feature) if feature.name in values else absent_cells(feature, rows)
+
+    def identified() -> tuple[Cells, pa.DictionaryArray]:
+        feature = group.features[group.feature_names.index(group.record_identifier)]
+        converted = cells_of(feature)
+        return converted, _record_keys(converted.typed, feature.type)
+
+    with ThreadPoolExecutor(COLUMNS_AT_ONCE) as pool:
+        timed = pool.submit(event_time_cells, values[group.event_time], group.event_time_type)
+        keyed = pool.submit(identified)
+        roles = (group.event_time, group.record_identifier)
+        others = {feature.name: pool.submit(cells_of, feature) for feature in group.features if feature.name not in roles}
+        time_cells, times_us = timed.result()
+        identifier_cells, record_ids = keyed.result()
+    known = {group.event_time: time_cells, group.record_identifier: identifier_cells}
+    cells = [known[name] if name in known else others[name].result() for name in group.feature_names]
 
     faults = RowFaults(rows)
     by_name = {column.name: column for column in columns}
     for feature, converted in zip(group.features, cells, strict=True):
         column = by_name.get(feature.name)
         if column is not None:
-            roles = _role_refusals(group, feature, column, converted)
-            faults.add_refusals(feature.name, (*column.refused, *converted.refused, *roles), column.got)
+            of_role = _role_refusals(group, feature, column, converted)
+            faults.add_refusals(feature.name, (*column.refused, *converted.refused, *of_role), column.got)
     _add_long_records(group, cells, faults)
     if not skip_faulty:
         faults.raise_any()
-    return _batch(group, cells, times_us, faults)
+    return _batch(group, cells, record_ids, times_us, faults)
 
 
 def key_column(values: pa.ChunkedArray | pa.Array, feature_type: FeatureType, *, path: str) -> pa.Array:
@@ -206,40 +229,45 @@ def _role_refusals(group: FeatureGroup, feature: FeatureDefinition, column: Fram
         given[refusal.rows] = True
     found = [(~given, f"a value for the {role} feature {feature.name!r}")]
     if is_identifier and feature.type is FeatureType.STRING:
-        sizes = cells.text_bytes
-        found.append((valid_of(cells.texts) & (sizes == 0), "a non-empty record identifier"))
+        sizes = cells.text_bytes()
+        found.append((valid_of(cells.typed) & (sizes == 0), "a non-empty record identifier"))
         limit = limits.RECORD_IDENTIFIER_BYTES_MAX
         found.append((sizes > limit, f"at most {limit} bytes"))
     return [Refusal(np.flatnonzero(rows), expected) for rows, expected in found if rows.any()]
 
 
 def _add_long_records(group: FeatureGroup, cells: list[Cells], faults: RowFaults) -> None:
-    record_bytes = np.zeros(len(faults.faulty), dtype=np.int64)
-    for feature, converted in zip(group.features, cells, strict=True):
-        record_bytes += converted.text_bytes + len(feature.name) * valid_of(converted.texts)
     limit = limits.RECORD_BYTES_MAX
+    pairs = [(len(feature.name), converted) for feature, converted in zip(group.features, cells, strict=True)]
+    if sum(name_bytes + converted.text_bytes_bound() for name_bytes, converted in pairs) <= limit:
+        return
+    record_bytes = np.zeros(len(faults.faulty), dtype=np.int64)
+    for name_bytes, converted in pairs:
+        record_bytes += converted.text_bytes() + name_bytes * valid_of(converted.typed)
     faults.add(
         np.flatnonzero(record_bytes > limit),
         lambda row: Fault(f"rows[{row}]", f"at most {limit} bytes of names and values", int(record_bytes[row])),
     )
 
 
-def _batch(group: FeatureGroup, cells: list[Cells], times_us: pa.Array, faults: RowFaults) -> ColumnBatch:
+def _batch(
+    group: FeatureGroup, cells: list[Cells], record_ids: pa.DictionaryArray, times_us: pa.Array, faults: RowFaults
+) -> ColumnBatch:
     kept = np.flatnonzero(~faults.faulty)
     whole = len(kept) == len(faults.faulty)
     keep = pa.array(~faults.faulty)
     typed = [converted.typed if whole else converted.typed.filter(keep) for converted in cells]
-    texts = [converted.texts if whole else converted.texts.filter(keep) for converted in cells]
     times = times_us if whole else times_us.filter(keep)
-    identifiers = typed[group.feature_names.index(group.record_identifier)]
+    if not whole:  # without the keys of rows that are left out
+        record_ids = _record_keys(typed[group.feature_names.index(group.record_identifier)], group.record_identifier_type)
     schema = pa.schema([(feature.name, arrow_type(feature)) for feature in group.features])
     stored = [narrow(column, field.type) for column, field in zip(typed, schema, strict=True)]
     return ColumnBatch(
         rows=len(kept),
-        record_ids=_record_keys(identifiers, group.record_identifier_type),
+        record_ids=record_ids,
         event_times_us=times.to_numpy(),
         typed=pa.table(stored, schema=schema),
-        texts=[column.to_pylist() for column in texts],
+        cells=cells,
         kept=kept,
         faults=faults.first,
         faults_total=faults.total,
@@ -247,12 +275,11 @@ def _batch(group: FeatureGroup, cells: list[Cells], times_us: pa.Array, faults: 
     )
 
 
-def _record_keys(identifiers: pa.Array, feature_type: FeatureType) -> list[str]:
-    """`value.record_key` of identifiers, none of them null."""
+def _record_keys(identifiers: pa.Array, feature_type: FeatureType) -> pa.DictionaryArray:
+    """`value.record_key` of identifiers; nulls stay null."""
     if feature_type is FeatureType.FRACTIONAL:
-        identifiers = float_texts(pc.add(identifiers, 0.0))
-    keys: list[str] = identifiers.cast(pa.large_string()).to_pylist()
-    return keys
+        return float_texts(pc.add(identifiers, 0.0)).dictionary_encode()
+    return identifiers.cast(TEXT).dictionary_encode()
 
 
 def narrow(column: pa.Array, stored_type: pa.DataType, *, array_bytes_max: int = ARRAY_BYTES_MAX) -> pa.ChunkedArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 TEXT: Final = pa.large_string()
 """The type of text columns here: 64-bit offsets, as a frame may hold more than 2 GiB of text."""
 INSTANT: Final = pa.timestamp("us", tz="UTC")
+Int64s: TypeAlias = npt.NDArray[np.int64]
 
 
 class Kind(StrEnum):
@@ -126,4 +127,6 @@ def valid_of(column: pa.Array) -> npt.NDArray[np.bool_]:
 def kept_where(keep: pa.Array | npt.NDArray[np.bool_], column: pa.Array) -> pa.Array:
     """The column with null wherever `keep` is not true."""
     mask = pa.array(keep) if isinstance(keep, np.ndarray) else keep
+    if not pc.any(pc.and_not(column.is_valid(), mask.fill_null(False)), min_count=0).as_py():  # nothing to copy for
+        return column
     return pc.if_else(mask, column, pa.scalar(None, column.type))

@@ -26,15 +26,15 @@ import pyarrow as pa
 
 from featurestore.decoding import decode_json
 from featurestore.errors import StoreCorrupt, StoreUnavailable
-from featurestore.model.change import LoggedChange
 from featurestore.model.feature_group import FeatureGroup
+from featurestore.model.stamped_rows import StampedRows
 from featurestore.offline import layout, schema
 from featurestore.offline.ledger import Ledger
 from featurestore.offline.manifest import Delta, FileEntry, ForeignFile, ForeignState, Manifest, Origin, Version, delta_after
 from featurestore.offline.protocol import ObjectStore
 from featurestore.offline.subjects import Int64s, erased_rows
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 INACTIVE_S: Final = 600
 """Staging without a journal belongs to a call that died once nothing was added to it for so long. A call that was only slow
 begins again, see `BatchCancelled`."""
@@ -83,7 +83,8 @@ class BatchRows:
         event_times_us, api_times_us: int64, one per row.
         expires_at_us: int64 or None where the group has no TTL.
         shards: int64, the shard of each row.
-        online: the newest row per record, stamped; empty when the batch does not go online.
+        ranks: int64, see `schema.ranks_of`.
+        online: the newest row per record; None when the batch does not go online.
     """
 
     features: pa.Table
@@ -91,11 +92,8 @@ class BatchRows:
     api_times_us: Int64s
     expires_at_us: Int64s | None
     shards: Int64s
-    online: Sequence[LoggedChange]
-
-
-_encode_online: Final = msgspec.msgpack.Encoder().encode
-_decode_online: Final = msgspec.msgpack.Decoder(list[LoggedChange]).decode
+    ranks: Int64s
+    online: StampedRows | None
 
 
 class BatchWriter:
@@ -115,11 +113,12 @@ class BatchWriter:
         rows = self._without_erased(group, rows)
         files: Sequence[StagedFile] = ()
         if offline and rows.features.num_rows:
-            files = self._stage_files(batch_id, group, layout.FileKind.BATCH, _offline_table(group, rows))
+            table = _offline_table(group, rows)
+            files = self._stage_files(batch_id, group, layout.FileKind.BATCH, table, rows.ranks)
         online = None
         if rows.online:
             online = layout.staging_key(batch_id, _now_us(), "online")
-            self._objects.put_if_absent(online, _encode_online(list(rows.online)))
+            self._objects.put_if_absent(online, rows.online.to_bytes())
         journal = Journal(batch_id, group.group_id, tuple(files), online, _counts(rows.shards) if files else {})
         return self._promise(journal)
 
@@ -142,7 +141,8 @@ class BatchWriter:
                 times = schema.instants(write_time_us + np.arange(table.num_rows, dtype=np.int64))
                 write_time_us += table.num_rows
                 table = table.set_column(table.schema.get_field_index(schema.WRITE_TIME), schema.SYSTEM_FIELDS[0], times)
-                files.extend(self._stage_files(batch_id, group, layout.FileKind.FOREIGN, table, first_part=len(files)))
+                ranks = schema.ranks_of(table[group.record_identifier])
+                files.extend(self._stage_files(batch_id, group, layout.FileKind.FOREIGN, table, ranks, first_part=len(files)))
                 for shard, count in _counts(shards).items():
                     rows[shard] = rows.get(shard, 0) + count
         except Exception:  # the file is not what it seemed; a batch that is left under way would hold up others
@@ -196,16 +196,16 @@ class BatchWriter:
         """A journal that is gone was closed after its commit, however long ago that is."""
         return self._objects.get(layout.batch_key(journal.batch_id)) is not None
 
-    def online_rows(self, journal: Journal) -> Sequence[LoggedChange]:
+    def online_rows(self, journal: Journal) -> StampedRows | None:
         """The rows that a promised batch loads into the online store."""
         if journal.online is None:
-            return []
+            return None
         data = self._objects.get(journal.online)
         if data is None:  # somebody else has completed the batch meanwhile
-            return []
+            return None
         try:
-            return _decode_online(data)
-        except msgspec.MsgspecError as error:
+            return StampedRows.of_bytes(journal.group_id, data)
+        except ValueError as error:
             raise StoreCorrupt(journal.online, str(error)) from error
 
     def close(self, journal: Journal) -> None:
@@ -257,13 +257,18 @@ class BatchWriter:
         if erased is None:
             return rows
         until_us = self._ledger.erased(group.group_id).until_us
+        online = rows.online
+        if online is not None:
+            pairs = zip(online.columns["record_id"].to_pylist(), online.int64s("api_time_us").tolist(), strict=True)
+            online = online.where(np.array([api_us > (until_us(key) or 0) for key, api_us in pairs], np.bool_))
         return BatchRows(
             rows.features.filter(pa.array(~erased)),
             rows.event_times_us[~erased],
             rows.api_times_us[~erased],
             None if rows.expires_at_us is None else rows.expires_at_us[~erased],
             rows.shards[~erased],
-            [item for item in rows.online if item.stamp.api_time_us > (until_us(item.change.record_id) or 0)],
+            rows.ranks[~erased],
+            online,
         )
 
     def _promise(self, journal: Journal) -> Journal:
@@ -301,10 +306,18 @@ class BatchWriter:
         return journals
 
     def _stage_files(
-        self, batch_id: str, group: FeatureGroup, kind: layout.FileKind, table: pa.Table, *, first_part: int = 0
+        self,
+        batch_id: str,
+        group: FeatureGroup,
+        kind: layout.FileKind,
+        table: pa.Table,
+        ranks: Int64s,
+        *,
+        first_part: int = 0,
     ) -> list[StagedFile]:
+        """Args: ranks: see `BatchRows`."""
         root = layout.group_root(group)
-        event_times_us = table[schema.EVENT_TIME].cast(pa.int64()).to_numpy()
+        event_times_us, api_times_us = schema.times_us_of(table, schema.EVENT_TIME), schema.times_us_of(table, schema.API_TIME)
 
         def stage(part: int, positions: Int64s) -> StagedFile:
             name = layout.token(root, kind, batch_id, part)
@@ -315,13 +328,14 @@ class BatchWriter:
             else:
                 target, origin = layout.data_key(root, latest_us, name), Origin.BATCH
             source = layout.staging_key(batch_id, _now_us(), f"{name}.parquet")
-            piece = schema.sorted_rows(group, table.take(positions))
-            data = schema.parquet_bytes(piece, {"batch": batch_id})
+            piece = table.take(pa.array(schema.sorted_positions(positions, ranks, event_times_us, api_times_us)))
+            data = schema.parquet_bytes(piece, {"batch": batch_id}, repeating=repeating)
             self._objects.put_if_absent(source, data)
             path = target.removeprefix(f"{root}/")
             return StagedFile(source, target, schema.entry_of(piece, path, len(data), group.schema_version, origin))
 
         parts = layout.file_groups(event_times_us)
+        repeating = schema.repeating_columns(table, table.num_rows // max(1, len(parts)))
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             return list(pool.map(stage, range(first_part, first_part + len(parts)), parts))
 

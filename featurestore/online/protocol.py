@@ -11,7 +11,8 @@ from typing import Final, Protocol, TypeAlias
 import pyarrow as pa
 
 from featurestore.errors import FeatureStoreError
-from featurestore.model.change import Applied, Change, LogEntry, LoggedChange, Stamp
+from featurestore.model.change import Applied, Change, LogEntry, Stamp
+from featurestore.model.stamped_rows import StampedRows
 
 APPLY_CHANGES_MAX: Final = 1024
 """Changes of one `apply` call; bounds the time that one commit takes."""
@@ -254,8 +255,9 @@ class OnlineStore(Protocol):
             StoreUnavailable
         """
 
-    async def load(self, changes: Sequence[LoggedChange]) -> int:
-        """Take in changes that are stamped and already kept elsewhere (batch ingest, rebuild): state only, no outbox entry.
+    async def load(self, rows: StampedRows) -> int:
+        """Take in changes of one group that are stamped and already kept elsewhere (batch ingest, rebuild): state only, no outbox
+        entry.
 
         A put or soft delete replaces what is stored if it is greater in the order of changes (event time; at equal ones a put
         stands above a soft delete; then api time), and is dropped if the record was hard deleted or erased at or after its api

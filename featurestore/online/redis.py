@@ -35,9 +35,6 @@ from featurestore.keyspace.layout import (
     BIAS,
     CHANGE_HEAD,
     EXPIRES,
-    HAS_EXPIRY,
-    LOADED_HEAD,
-    ONLINE_ONLY,
     PLAIN_HEAD_BYTES,
     PLAIN_LIVE,
     UPON,
@@ -48,12 +45,9 @@ from featurestore.keyspace.link import Call
 from featurestore.keyspace.opening import Keyspace
 from featurestore.keyspace.pipes import Pipes
 from featurestore.model.change import (
-    OFFLINE,
     ONLINE,
     Applied,
     Change,
-    LoggedChange,
-    Op,
     Outcome,
     Stamp,
     shard_of,
@@ -62,6 +56,7 @@ from featurestore.model.change import (
     subject_of,
 )
 from featurestore.model.codec import encode_change
+from featurestore.model.stamped_rows import StampedRows
 from featurestore.online.courier import Courier
 from featurestore.online.delivery import resolve
 from featurestore.online.protocol import (
@@ -78,6 +73,7 @@ from featurestore.online.protocol import (
     RecordState,
     StoredRecord,
 )
+from featurestore.online.redis_load import BulkLoad
 from featurestore.online.redis_purge import PURGE_S_MAX, purge_keyspace
 from featurestore.online.redis_snapshot import RedisSnapshot, scan_group
 
@@ -89,10 +85,6 @@ PREFIXES_MAX: Final = 10_000
 """Groups whose beginnings of keys are remembered."""
 WRITE_ROUNDS_MAX: Final = 2
 """Round trips of changes that one event loop has under way: while a server works on one, the next is made."""
-LOAD_ROWS: Final = 256
-"""Rows of one script call of a bulk load."""
-LOAD_CALLS: Final = 32
-"""Such calls of one round trip."""
 RECEIPTS_MAX: Final = 1_000_000
 RECEIPT_S: Final = 900
 """A quarter of an hour of retries."""
@@ -104,19 +96,14 @@ PAGE_SHARDS_MAX: Final = 64
 
 _WRITE: Final = "write online store"
 _READ: Final = "read online store"
-_APPLY, _LOAD, _RESERVE, _ADVANCE, _ERASE, _DROP, _FORMER, _PAGE = map(
-    load_script, ("apply", "load", "reserve", "advance", "erase", "drop", "former", "page")
+_APPLY, _RESERVE, _ADVANCE, _ERASE, _DROP, _FORMER, _PAGE = map(
+    load_script, ("apply", "reserve", "advance", "erase", "drop", "former", "page")
 )
 _OUTCOMES: Final = {0: Outcome.NEWEST, 1: Outcome.HISTORIC, 2: Outcome.REFUSED, 4: Outcome.SUPERSEDED}
 _DONE_BEFORE: Final = 3
 _FULL: Final = 8
 _FAULTY: Final = 9
 _LIVE: Final = RecordState.LIVE.value
-_STATES: Final = {
-    Op.PUT: RecordState.LIVE.value,
-    Op.SOFT_DELETE: RecordState.TOMBSTONE.value,
-    Op.HARD_DELETE: RecordState.GRAVE.value,
-}
 
 
 @dataclass(slots=True)
@@ -191,6 +178,7 @@ class RedisOnlineStore:
         self._closed = False
         self._bulk = keyspace.link()
         self._bulk_lock = threading.Lock()
+        self._loads = BulkLoad(keyspace, lambda calls: self._run_bulk(_WRITE, calls, True), _foreign)
         self._pages = keyspace.link()
         self._pages_lock = threading.Lock()
         self._writer = Courier(_WRITE, keyspace.link(), repeatable=False, weight_max=APPLY_CHANGES_MAX)
@@ -266,8 +254,8 @@ class RedisOnlineStore:
         replies = await self._in_bulk(_WRITE, calls)
         return {shard: int(first_us) for shard, first_us in zip(rows, replies, strict=True)}
 
-    async def load(self, changes: Sequence[LoggedChange]) -> int:
-        return await asyncio.to_thread(self._load, changes)
+    async def load(self, rows: StampedRows) -> int:
+        return await asyncio.to_thread(self._loads.load, rows)
 
     async def advance(self, stamps: Mapping[int, Stamp]) -> None:
         calls = [
@@ -583,49 +571,6 @@ class RedisOnlineStore:
             if self._closed:
                 raise StoreUnavailable(operation, "the store is closed")
             return self._bulk.run_all(operation, calls, repeatable=repeatable)
-
-    def _load(self, changes: Sequence[LoggedChange]) -> int:
-        graves = [item for item in changes if item.change.op is Op.HARD_DELETE]
-        rows = [item for item in changes if item.change.op is not Op.HARD_DELETE]
-        return self._load_some(graves) + self._load_some(rows)
-
-    def _load_some(self, changes: Sequence[LoggedChange]) -> int:
-        loaded = 0
-        calls: list[Call] = []
-        rows: dict[int, list[LoggedChange]] = {}
-        for item in changes:
-            shard = shard_of(item.change.record_id, self._shards)
-            members = rows.setdefault(shard, [])
-            members.append(item)
-            if len(members) == LOAD_ROWS:
-                calls.append(self._load_call(shard, rows.pop(shard)))
-            if len(calls) == LOAD_CALLS:
-                loaded += self._run_loads(calls)
-                calls = []
-        calls += [self._load_call(shard, members) for shard, members in rows.items()]
-        return loaded + self._run_loads(calls)
-
-    def _load_call(self, shard: int, items: Sequence[LoggedChange]) -> Call:
-        keys = self._keys[shard]
-        names = [keys.meta, keys.tally, keys.snapshots, keys.erased]
-        args: list[Any] = [keys.base]
-        for item in items:
-            change, expires_at_us = item.change, item.change.expires_at_us
-            flags = _STATES[change.op] | (0 if change.targets & OFFLINE else ONLINE_ONLY)
-            flags |= 0 if expires_at_us is None else HAS_EXPIRY
-            head = LOADED_HEAD.pack(
-                flags, change.event_time_us + BIAS, item.stamp.api_time_us, change.group_id, expires_at_us or 0
-            )
-            names.append(keys.record(change.group_id, change.record_id))
-            args += (head + subject_of(change.group_id, change.record_id, self._keyspace.salt), change.values)
-        return _LOAD.call(shard, names, args)
-
-    def _run_loads(self, calls: Sequence[Call]) -> int:
-        replies = self._run_bulk(_WRITE, calls, True)
-        for _, faults in replies:
-            if faults:
-                raise _foreign(faults[1])
-        return sum(loaded for loaded, _ in replies)
 
     def _drop_group(self, group_id: int) -> None:
         """Until a pass over all keys finds none: a pass may miss records that are written meanwhile."""

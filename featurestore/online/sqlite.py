@@ -13,13 +13,15 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from featurestore.changelog.sqlite import BUSY_TIMEOUT_S, OutboxTransaction, create_outbox, log_entry, open_database
@@ -30,7 +32,6 @@ from featurestore.model.change import (
     Applied,
     Change,
     LogEntry,
-    LoggedChange,
     Op,
     Outcome,
     PoisonChange,
@@ -41,6 +42,7 @@ from featurestore.model.change import (
     wins,
 )
 from featurestore.model.codec import encode_change
+from featurestore.model.stamped_rows import StampedRows
 from featurestore.online.delivery import Waiting, deliver, resolve
 from featurestore.online.protocol import (
     APPLY_CHANGES_MAX,
@@ -150,8 +152,36 @@ _HAS_ERASED: Final = "SELECT 1 FROM erased WHERE group_id = ? LIMIT 1"
 _ERASED_UNTIL: Final = "SELECT until_us FROM erased WHERE group_id = ? AND subject = ?"
 
 
+_Parameters: TypeAlias = Iterable[tuple[Any, ...]]
+
+
 def _now_us() -> int:
     return time.time_ns() // 1000
+
+
+def _grave_parameters(rows: StampedRows) -> _Parameters:
+    """Of `_LOAD_GRAVE`."""
+    columns = [rows.columns["record_id"].to_pylist(), _online_only(rows), rows.int64s("api_time_us").tolist()]
+    return zip(repeat(rows.group_id), *columns, strict=False)
+
+
+def _record_parameters(rows: StampedRows) -> _Parameters:
+    """Of `_LOAD`."""
+    columns = [
+        rows.columns["record_id"].to_pylist(),
+        rows.int64s("event_time_us").tolist(),
+        rows.int64s("api_time_us").tolist(),
+        np.where(rows.int64s("op") == Op.PUT, _LIVE, _TOMBSTONE).tolist(),
+        rows.columns["expires_at_us"].to_pylist(),
+        _online_only(rows),
+        rows.columns["values"].to_pylist(),
+    ]
+    return zip(repeat(rows.group_id), *columns, strict=False)
+
+
+def _online_only(rows: StampedRows) -> list[int]:
+    flags: list[int] = np.where(rows.int64s("targets") & OFFLINE, 0, 1).tolist()
+    return flags
 
 
 _Work: TypeAlias = Callable[[sqlite3.Connection, OutboxTransaction], Any]
@@ -325,40 +355,19 @@ class SqliteOnlineStore:
         result: dict[int, int] = await self._submit(run, 1)
         return result
 
-    async def load(self, changes: Sequence[LoggedChange]) -> int:
-        loaded = 0
-        ordered = sorted(changes, key=lambda item: item.change.op is not Op.HARD_DELETE)
-        for start in range(0, len(ordered), LOAD_ROWS_MAX):
-            page = ordered[start : start + LOAD_ROWS_MAX]
-            graves = [
-                (item.change.group_id, item.change.record_id, 0 if item.change.targets & OFFLINE else 1, item.stamp.api_time_us)
-                for item in page
-                if item.change.op is Op.HARD_DELETE
-            ]
-            rows = [
-                (
-                    item.change.group_id,
-                    item.change.record_id,
-                    item.change.event_time_us,
-                    item.stamp.api_time_us,
-                    _LIVE if item.change.op is Op.PUT else _TOMBSTONE,
-                    item.change.expires_at_us,
-                    0 if item.change.targets & OFFLINE else 1,
-                    item.change.values,
-                )
-                for item in page
-                if item.change.op is not Op.HARD_DELETE
-            ]
+    async def load(self, rows: StampedRows) -> int:
+        is_grave = rows.int64s("op") == Op.HARD_DELETE
+        graves = await self._load(_LOAD_GRAVE, rows.where(is_grave), _grave_parameters) if is_grave.any() else 0
+        return graves + await self._load(_LOAD, rows.where(~is_grave), _record_parameters)
 
-            def run(
-                connection: sqlite3.Connection,
-                outbox: OutboxTransaction,
-                graves: list[tuple[Any, ...]] = graves,
-                rows: list[tuple[Any, ...]] = rows,
-            ) -> int:
+    async def _load(self, statement: str, rows: StampedRows, parameters: Callable[[StampedRows], _Parameters]) -> int:
+        loaded = 0
+        for start in range(0, len(rows), LOAD_ROWS_MAX):
+            page = rows.slice(start, LOAD_ROWS_MAX)
+
+            def run(connection: sqlite3.Connection, outbox: OutboxTransaction, page: StampedRows = page) -> int:
                 before = connection.total_changes
-                for statement, kind in ((_LOAD_GRAVE, graves), (_LOAD, rows)):
-                    connection.executemany(statement, self._without_erased(connection, kind))
+                connection.executemany(statement, self._without_erased(connection, page.group_id, parameters(page)))
                 return connection.total_changes - before
 
             loaded += await self._submit(run, len(page))
@@ -458,14 +467,13 @@ class SqliteOnlineStore:
             raise StoreUnavailable("read online store", str(error)) from error
         return RecordPage(found, RecordPlace(0, last) if looked_at == PAGE_LOOKED_AT_MAX else None)
 
-    def _without_erased(self, connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    def _without_erased(self, connection: sqlite3.Connection, group_id: int, rows: _Parameters) -> _Parameters:
         """Rows of `_LOAD_GRAVE` or `_LOAD` without those of records that were erased since the rows had got their api times."""
-        groups = {group_id for group_id, *_ in rows}
-        if not any(connection.execute(_HAS_ERASED, (group_id,)).fetchone() for group_id in groups):
+        if not connection.execute(_HAS_ERASED, (group_id,)).fetchone():
             return rows
         kept = []
         for row in rows:
-            group_id, record_id, _, api_time_us, *_ = row
+            _, record_id, _, api_time_us, *_ = row
             found = connection.execute(_ERASED_UNTIL, (group_id, subject_of(group_id, record_id, self._salt))).fetchone()
             if found is None or api_time_us > found[0]:
                 kept.append(row)

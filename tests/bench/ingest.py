@@ -88,9 +88,9 @@ def ingest_with_featurestore(frame: str, target: str) -> dict[str, Any]:
         started_s = time.perf_counter()
         report = store.ingest(GROUP, events, progress=False)
         took_s = time.perf_counter() - started_s
-        online = _online(store, events)
+        online = online_checksum(store, events)
     assert report.online_newest == events["id"].nunique()
-    offline = _read(Path(target) / "offline", list(events.columns))
+    offline = stored_rows(Path(target) / "offline", list(events.columns))
     return {
         "took_s": took_s,
         "rows": report.rows,
@@ -100,7 +100,7 @@ def ingest_with_featurestore(frame: str, target: str) -> dict[str, Any]:
     }
 
 
-def _online(store: FeatureStore, events: pd.DataFrame) -> str:
+def online_checksum(store: FeatureStore, events: pd.DataFrame) -> str:
     """The checksum of all online records; only some are read, the others are taken from the frame."""
     newest = events.loc[events.groupby("id")["n"].idxmax()]
     stride = max(1, len(newest) // ONLINE_CHECKED)
@@ -118,7 +118,7 @@ def _typed(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def _read(folder: Path, columns: list[str]) -> pa.Table:
+def stored_rows(folder: Path, columns: list[str]) -> pa.Table:
     """Rows of all data files; the event time feature is text there, so its instant is read in its place."""
     paths = [str(path) for path in folder.rglob("*.parquet")]
     stored = ds.dataset(paths, format="parquet").to_table([column if column != "at" else "_event_time" for column in columns])

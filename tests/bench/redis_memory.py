@@ -23,6 +23,7 @@ from featurestore.model.codec import decode_values
 from featurestore.model.feature_group import FeatureGroup, OfflineConfig, OnlineConfig
 from featurestore.model.inference import definitions_from
 from featurestore.model.record import RecordPlan
+from featurestore.model.stamped_rows import StampedRows
 from featurestore.online.redis import RedisOnlineStore
 from featurestore.settings import Settings
 from tests.bench import data
@@ -125,7 +126,8 @@ def _round(sheet: Sheet, records: _Records, server: RedisServer, client: redis.R
 
 def _load(keyspace: Keyspace, some: Sequence[Change]) -> float:
     """The records as they stand when the outbox is empty. Answers the average size of a value."""
-    rows = [LoggedChange(change, Stamp(0, 0, change.event_time_us)) for change in some]
+    stamps = [Stamp(shard_of(change.record_id, len(keyspace.keys)), 0, change.event_time_us) for change in some]
+    rows = StampedRows.of_changes([LoggedChange(change, stamp) for change, stamp in zip(some, stamps, strict=True)])
 
     async def load(store: RedisOnlineStore) -> None:
         assert await store.load(rows) == len(rows)

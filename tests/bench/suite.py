@@ -13,6 +13,7 @@ from tests.bench import (
     freshness,
     freshness_steady,
     ingest,
+    ingest_parts,
     machine,
     offline_writer,
     online,
@@ -37,6 +38,7 @@ KINDS: dict[str, dict[str, Benchmark]] = {
     },
     "ingest": {
         "ingest": ingest.measure,
+        "ingest_parts": ingest_parts.measure,
     },
     "stream": {
         "relay": relay.measure,

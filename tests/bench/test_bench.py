@@ -22,6 +22,7 @@ TABLES = {
         "Bare SQLite": 3,
     },
     "ingest": {"Ingest": 3, "Steps of store.ingest": 5},
+    "ingest_parts": {"Into files by hour": 2, "Into Redis, the newest row per identifier": 2},
     "training_set": {"Joins": 3, "Steps": 9},
     "compacted": {"Once, before the rounds": 2, "Training set": 3, "Steps": 4},
     "appends": {"Appending": 2, "Compaction": 1, "Training sets": 3, "Live files": 4},
@@ -34,7 +35,7 @@ TABLES = {
 }
 """Tables of each benchmark, and how many rows they have."""
 KAFKA = ("relay", "offline_writer", "stream", "freshness_steady")
-REDIS = ("online", "redis_memory", *KAFKA)
+REDIS = ("online", "ingest_parts", "redis_memory", *KAFKA)
 LOAD = ("online", "freshness_steady")
 
 

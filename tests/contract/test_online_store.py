@@ -13,7 +13,8 @@ import pytest
 
 from featurestore.errors import OutboxFull, StoreCorrupt, StoreUnavailable
 from featurestore.model.change import OFFLINE, ONLINE, Applied, Change, LoggedChange, Op, Outcome, PoisonChange, Stamp, shard_of
-from featurestore.online.protocol import APPLY_CHANGES_MAX, PAGE_LOOKED_AT_MAX, STATES, RecordState, Tally
+from featurestore.model.stamped_rows import StampedRows
+from featurestore.online.protocol import APPLY_CHANGES_MAX, PAGE_LOOKED_AT_MAX, STATES, OnlineStore, RecordState, Tally
 from featurestore.online.sqlite import SqliteOnlineStore
 from tests.backends import BACKENDS, OUTBOX_MAX, SHARDS, Backend, Clock, make_backend, put
 from tests.redis_server import wait_until
@@ -378,7 +379,7 @@ def test_reserved_api_times_lie_between_the_stamps_around_them(backend: Backend)
 
 def load(backend: Backend, *rows: tuple[Change, int]) -> int:
     stamped = [LoggedChange(change, Stamp(shard_of(change.record_id, SHARDS), 0, api_us)) for change, api_us in rows]
-    return backend.run(backend.store.load(stamped))
+    return backend.run(backend.store.load(StampedRows.of_changes(stamped)))
 
 
 def test_load_takes_the_greater_of_event_and_api_time(backend: Backend) -> None:
@@ -444,20 +445,23 @@ def test_erase_removes_whatever_had_arrived(backend: Backend) -> None:
 def test_rows_of_erased_records_are_not_loaded(backend: Backend) -> None:
     shard = shard_of("a", SHARDS)
 
-    def reserved(record_id: str, event_time_us: int, values: bytes, group_id: int = 1) -> LoggedChange:
+    def reserved(record_id: str, event_time_us: int, values: bytes, group_id: int = 1) -> StampedRows:
         first_us = backend.run(backend.store.reserve({shard_of(record_id, SHARDS): 1}))
         stamp = Stamp(shard_of(record_id, SHARDS), 0, first_us[shard_of(record_id, SHARDS)])
-        return LoggedChange(put(record_id, event_time_us, values, group_id=group_id), stamp)
+        return StampedRows.of_changes([LoggedChange(put(record_id, event_time_us, values, group_id=group_id), stamp)])
+
+    def load(store: OnlineStore, *some: StampedRows) -> int:
+        return sum(backend.run(store.load(rows)) for rows in some)
 
     before = [reserved("a", 9, b"late"), reserved("b", 9, b"b"), reserved("a", 9, b"other", group_id=2)]
     backend.run(backend.store.erase(ERASURE, 1, ["a"]))
     backend.apply(put("a", 1, b"put since"))
-    assert backend.run(backend.open().load(before)) == 2
+    assert load(backend.open(), *before) == 2
     assert [backend.read("a"), backend.read("b"), backend.read("a", 2)] == [b"put since", b"b", b"other"]
-    assert backend.run(backend.store.load([reserved("a", 2, b"loaded since")])) == 1
+    assert load(backend.store, reserved("a", 2, b"loaded since")) == 1
     assert backend.read("a") == b"loaded since"
     backend.run(backend.store.erase(b"another erasure.", 1, ["a"]))
-    assert backend.run(backend.store.load(before)) == 0
+    assert load(backend.store, *before) == 0
     assert backend.read("a") is None
     assert backend.changes(shard, 1, 10)[-1].change.values == b"put since"
 

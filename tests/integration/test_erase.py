@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.batch_ingest import api_times, batch_rows, shards_of
+from featurestore.batch_ingest import api_times, batch_rows, records_of
 from featurestore.errors import FeatureGroupNotFound, ValidationFailed
 from featurestore.model.columns import checked_columns
 from featurestore.model.event_time import format_iso
@@ -167,10 +166,9 @@ def test_a_batch_that_is_completed_late_does_not_bring_it_back(store: FeatureSto
     first_us = min(store.offline.ledger.entries()[-1].until_us, 10**18) - 1000
     batch = store._batches  # the parts of an ingest, to stop between them
     checked = checked_columns(group, pa.Table.from_pandas(rows), skip_faulty=False)
-    shards = shards_of(checked, store.shards)
-    stamped = batch_rows(
-        group, checked, shards, api_times(shards, dict.fromkeys(np.unique(shards).tolist(), first_us)), frozenset(TargetStore)
-    )
+    records = records_of(checked, store.shards)
+    api_times_us = api_times(records.shards[records.of_rows], dict.fromkeys(records.shards.tolist(), first_us))
+    stamped = batch_rows(group, checked, records, api_times_us, frozenset(TargetStore))
     store.offline.batches.stage(group, stamped, offline=True)
     batch.recover(store.registry.get_by_id)
     assert store.get_record("people", SUBJECT) is None

@@ -92,7 +92,7 @@ def promised(store: FeatureStore, group: FeatureGroup) -> Journal:
     """A batch of one row, at the point where a process may die and the batch will happen."""
     features = pa.table({"id": ["a"], "at": ["2024-05-01T04:00:00Z"], "x": pa.array([99], pa.int64())})
     times_us = np.array([datetime_us(DAY + 4 * HOUR, path="at")])
-    rows = BatchRows(features, times_us, np.array([time.time_ns() // 1000]), None, np.array([0]), [])
+    rows = BatchRows(features, times_us, np.array([time.time_ns() // 1000]), None, np.array([0]), np.array([0]), None)
     return store.offline.batches.stage(group, rows, offline=True)
 
 

@@ -27,7 +27,7 @@ from featurestore.model.column_text import (
     parse_integrals,
     parse_isos,
 )
-from featurestore.model.columns import checked_columns
+from featurestore.model.columns import ColumnBatch, checked_columns
 from featurestore.model.event_time import EVENT_TIME_US_MAX, EVENT_TIME_US_MIN, format_epoch, format_iso
 from featurestore.model.feature_group import CollectionType, FeatureDefinition, FeatureGroup, FeatureType
 from featurestore.model.record import RecordPlan, Row
@@ -268,6 +268,10 @@ def rows_one_by_one(group: FeatureGroup, cells: dict[str, list[Any]]) -> list[Ro
     return rows
 
 
+def batch_texts(batch: ColumnBatch) -> list[list[Any]]:
+    return [column.to_pylist() for column in batch.texts()]
+
+
 @given(frames())
 def test_a_frame_becomes_what_its_rows_become(drawn: tuple[FeatureGroup, dict[str, list[Any]], Any]) -> None:
     group, cells, frame = drawn
@@ -275,10 +279,12 @@ def test_a_frame_becomes_what_its_rows_become(drawn: tuple[FeatureGroup, dict[st
     batch = checked_columns(group, frame, skip_faulty=True)
     assert batch.kept.tolist() == [position for position, row in enumerate(expected) if row is not None]
     kept = [row for row in expected if row is not None]
-    assert batch.record_ids == [row.record_id for row in kept]
+    assert batch.record_ids.to_pylist() == [row.record_id for row in kept]
     assert batch.event_times_us.tolist() == [row.event_time_us for row in kept]
-    assert batch.texts == [[row.values[index] for row in kept] for index in range(len(group.features))]
-    for feature, texts in zip(group.features, batch.texts, strict=True):
+    assert batch_texts(batch) == [[row.values[index] for row in kept] for index in range(len(group.features))]
+    backwards = np.arange(batch.rows)[::-1]
+    assert [column.to_pylist() for column in batch.texts(backwards)] == [texts[::-1] for texts in batch_texts(batch)]
+    for feature, texts in zip(group.features, batch_texts(batch), strict=True):
         assert list(map(repr, batch.typed[feature.name].to_pylist())) == [repr(meant(feature, text)) for text in texts]
 
 

@@ -27,6 +27,7 @@ from featurestore.changelog.sqlite import SqliteChangeLog
 from featurestore.keyspace.address import parse_redis_url
 from featurestore.keyspace.opening import open_keyspace
 from featurestore.model.change import OFFLINE, ONLINE, Applied, Change, LoggedChange, Op, Outcome, Stamp, shard_of, wins
+from featurestore.model.stamped_rows import StampedRows
 from featurestore.online.protocol import Erased, OnlineStore, RecordState
 from featurestore.online.redis import RedisOnlineStore
 from featurestore.online.sqlite import SqliteOnlineStore
@@ -189,8 +190,8 @@ class OnlineStoreMachine(RuleBasedStateMachine):
     def load(self, data: st.DataObject) -> None:
         if not self.pending:
             return
-        rows = data.draw(st.lists(st.sampled_from(self.pending), max_size=4))
-        self.loop.run_until_complete(self.store.load(rows))
+        rows = data.draw(st.lists(st.sampled_from(self.pending), min_size=1, max_size=4))
+        self.loop.run_until_complete(self.store.load(StampedRows.of_changes(rows)))
         for row in sorted(rows, key=lambda row: row.change.op is not Op.HARD_DELETE):
             change, api_us, key = row.change, row.stamp.api_time_us, row.change.record_id
             held = self.held.get(key)

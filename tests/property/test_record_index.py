@@ -19,6 +19,7 @@ from featurestore.keyspace.address import parse_redis_url
 from featurestore.keyspace.opening import Keyspace, open_keyspace
 from featurestore.model.change import OFFLINE, ONLINE, Change, LoggedChange, Op, Stamp
 from featurestore.model.limits import RECORD_IDENTIFIER_BYTES_MAX
+from featurestore.model.stamped_rows import StampedRows
 from featurestore.online.redis import RedisOnlineStore
 from tests.conftest import RunningRedis
 
@@ -123,7 +124,8 @@ class IndexMachine(RuleBasedStateMachine):
         ids = list(dict.fromkeys(ids))
         first_us = self.run(self.store.reserve({0: len(ids)}))[0]
         changes = self.changes(ids, Op.PUT)
-        self.run(self.store.load([LoggedChange(change, Stamp(0, 0, first_us + at)) for at, change in enumerate(changes)]))
+        rows = [LoggedChange(change, Stamp(0, 0, first_us + at)) for at, change in enumerate(changes)]
+        self.run(self.store.load(StampedRows.of_changes(rows)))
         self.kept.update(ids)
 
     @rule()

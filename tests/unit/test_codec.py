@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.errors import StoreCorrupt
-from featurestore.model.change import Change, Op, shard_of
-from featurestore.model.codec import decode_change, decode_values, encode_change, encode_values
+from featurestore.model.change import Change, Op, shard_of, shards_of
+from featurestore.model.codec import decode_change, decode_values, encode_change, encode_columns, encode_values
 
 VALUES = st.lists(st.one_of(st.none(), st.text(), st.lists(st.text(), min_size=1)))
 
@@ -50,6 +51,37 @@ def test_the_formats_are_fixed() -> None:
     assert encode_values(1, ["a", None, "2"]).hex() == "019401a161c0a132"
     change = Change(7, 1, "k", 5, Op.PUT, 3, None, b"\x01\x91\x01")
     assert encode_change(change).hex() == "01990701a16b050103c0c403019101c0"
+
+
+SCALARS = st.none() | st.text(max_size=40) | st.sampled_from([31, 32, 255, 256, 65_535, 65_536]).map(lambda size: "x" * size)
+LISTS = st.none() | st.lists(st.text(max_size=40), min_size=1, max_size=20)
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> list[pa.Array]:
+    rows = draw(st.integers(0, 5))
+    kinds = draw(st.lists(st.booleans(), min_size=1, max_size=20))
+    cells = [draw(st.lists(LISTS if is_list else SCALARS, min_size=rows, max_size=rows)) for is_list in kinds]
+    types = [pa.large_list(pa.large_string()) if is_list else pa.large_string() for is_list in kinds]
+    return [pa.array(column, kind) for column, kind in zip(cells, types, strict=True)]
+
+
+@given(st.integers(1, 2**31), columns())
+def test_columns_become_what_their_rows_become(version: int, drawn: list[pa.Array]) -> None:
+    rows = zip(*(column.to_pylist() for column in drawn), strict=True)
+    assert encode_columns(version, drawn).to_pylist() == [encode_values(version, row) for row in rows]
+
+
+@pytest.mark.parametrize("count", [15, 16, 65_535, 65_536])
+def test_long_lists_become_what_their_rows_become(count: int) -> None:
+    cells = [["a"] * count, None, ["b"]]
+    column = pa.array(cells, pa.large_list(pa.large_string()))
+    assert encode_columns(1, [column]).to_pylist() == [encode_values(1, [cell]) for cell in cells]
+
+
+@given(st.lists(st.text()), st.integers(1, 300))
+def test_shards_of_a_column_are_those_of_its_keys(keys: list[str], shards: int) -> None:
+    assert shards_of(pa.array(keys, pa.large_string()), shards).tolist() == [shard_of(key, shards) for key in keys]
 
 
 def test_shards_never_move() -> None:

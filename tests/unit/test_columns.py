@@ -20,7 +20,7 @@ import pytest
 from featurestore.errors import ValidationFailed
 from featurestore.model import event_time, limits
 from featurestore.model.cells import arrow_type
-from featurestore.model.columns import checked_columns, key_column, narrow, time_column
+from featurestore.model.columns import ColumnBatch, checked_columns, key_column, narrow, time_column
 from featurestore.model.feature_group import CollectionType, FeatureDefinition, FeatureGroup, FeatureType
 from featurestore.model.frame import arrow_table
 from featurestore.model.row_faults import FAULTS_KEPT_MAX
@@ -40,6 +40,10 @@ FEATURES: Final = {
     "List, Set, Vector": FeatureDefinition("x", FRACTIONAL, CollectionType.LIST),
 }
 REFUSED: Final = "refused"
+
+
+def batch_texts(batch: ColumnBatch) -> list[list[Any]]:
+    return [column.to_pylist() for column in batch.texts()]
 
 
 def group_with(feature: FeatureDefinition) -> FeatureGroup:
@@ -63,7 +67,7 @@ def frame_with(feature: FeatureDefinition, column: Any) -> Any:
 
 def texts_of(feature: FeatureDefinition, column: Any) -> list[Any]:
     batch = checked_columns(group_with(feature), frame_with(feature, column))
-    return batch.texts[1 if feature.name == "t" else 2]
+    return batch_texts(batch)[1 if feature.name == "t" else 2]
 
 
 def faults_of(feature: FeatureDefinition, column: Any) -> list[str]:
@@ -432,7 +436,7 @@ def test_faulty_values_are_left_out_and_named(feature: str, column: Any, texts: 
     definition = FEATURES[feature]
     group, frame = group_with(definition), frame_with(definition, column)
     batch = checked_columns(group, frame, skip_faulty=True)
-    assert batch.texts[group.feature_names.index(definition.name)] == texts
+    assert batch_texts(batch)[group.feature_names.index(definition.name)] == texts
     assert sorted({int(re.match(r"rows\[(\d+)\]", fault.path)[1]) for fault in batch.faults}) == faulty  # type: ignore[index]
     assert (batch.faults_total, batch.faulty_rows) == (len(faulty), len(faulty))
     assert batch.kept.tolist() == [row for row in range(len(column)) if row not in faulty]
@@ -515,7 +519,7 @@ def test_a_batch_holds_every_feature_in_definition_order() -> None:
         {"score": 0.25, "city": "Oslo", "at": ISO[0], "tags": ["b", "a"], "count": None, "embedding": None},
         {"score": None, "city": "Bergen", "at": ISO[0], "tags": None, "count": None, "embedding": [1.0, 0.5]},
     ]
-    assert batch.texts == [
+    assert batch_texts(batch) == [
         ["0.25", None],
         ["Oslo", "Bergen"],
         [ISO[0], ISO[0]],
@@ -523,7 +527,7 @@ def test_a_batch_holds_every_feature_in_definition_order() -> None:
         [None, None],
         [None, ["1.0", "0.5"]],
     ]
-    assert batch.record_ids == ["Oslo", "Bergen"]
+    assert batch.record_ids.to_pylist() == ["Oslo", "Bergen"]
     assert batch.event_times_us.tolist() == [NOON_S * 1_000_000] * 2
     assert batch.event_times_us.dtype == np.int64
     assert (batch.kept.tolist(), batch.faults, batch.faults_total, batch.faulty_rows) == ([0, 1], (), 0, 0)
@@ -541,7 +545,7 @@ def test_a_batch_holds_every_feature_in_definition_order() -> None:
 def test_record_ids_are_record_keys(feature_type: FeatureType, column: list[Any], keys: list[str]) -> None:
     features = (FeatureDefinition("id", feature_type), FeatureDefinition("t", STRING))
     group = FeatureGroup("g", "id", "t", features, feature_counts=(2,))
-    assert checked_columns(group, pd.DataFrame({"id": column, "t": NOON})).record_ids == keys
+    assert checked_columns(group, pd.DataFrame({"id": column, "t": NOON})).record_ids.to_pylist() == keys
 
 
 def test_identifiers_are_neither_absent_nor_empty_nor_long() -> None:
@@ -549,7 +553,7 @@ def test_identifiers_are_neither_absent_nor_empty_nor_long() -> None:
     group = FeatureGroup("g", "id", "t", features, feature_counts=(2,))
     longest = "é" * (limits.RECORD_IDENTIFIER_BYTES_MAX // 2)
     batch = checked_columns(group, pd.DataFrame({"id": [longest, longest + "x", "", None], "t": NOON}), skip_faulty=True)
-    assert batch.record_ids == [longest]
+    assert batch.record_ids.to_pylist() == [longest]
     assert [(fault.path, fault.expected) for fault in batch.faults] == [
         ("rows[1].id", "at most 2048 bytes"),
         ("rows[2].id", "a non-empty record identifier"),
@@ -578,8 +582,8 @@ def test_sliced_arrow_columns_are_read_where_they_start() -> None:
     lists = pa.array([[9], [1, 2], None, [], [3]], pa.list_(pa.int64()))
     frame = frame_with(feature, lists)[1:]
     batch = checked_columns(group_with(feature), frame)
-    assert batch.texts[0] == ["1", "2", "3", "4"]
-    assert batch.texts[2] == [["1", "2"], None, None, ["3"]]
+    assert batch_texts(batch)[0] == ["1", "2", "3", "4"]
+    assert batch_texts(batch)[2] == [["1", "2"], None, None, ["3"]]
     assert batch.typed["x"].to_pylist() == [[1, 2], None, None, [3]]
 
 
@@ -588,7 +592,7 @@ def test_sliced_arrow_columns_are_read_where_they_start() -> None:
 )
 def test_a_frame_without_rows_is_a_batch_without_records(frame: Any) -> None:
     batch = checked_columns(group_with(FEATURES["Fractional"]), frame)
-    assert (batch.rows, batch.record_ids, batch.texts) == (0, [], [[], [], []])
+    assert (batch.rows, batch.record_ids.to_pylist(), batch_texts(batch)) == (0, [], [[], [], []])
     assert batch.typed.schema.names == ["id", "t", "x"]
 
 
@@ -661,7 +665,7 @@ def test_any_exporter_of_arrow_is_a_frame() -> None:
     table = pa.table({"id": [1, 2], "t": pa.array(ISO, pa.string_view()), "x": pa.array(["a", None], pa.string_view())})
     for frame in (table, table.to_batches()[0], Exported(table)):
         assert arrow_table(frame).equals(table)
-        assert checked_columns(group_with(FEATURES["String"]), frame).texts[2] == ["a", None]
+        assert batch_texts(checked_columns(group_with(FEATURES["String"]), frame))[2] == ["a", None]
 
 
 def test_arrow_tables_of_pandas_frames_keep_order_and_types_but_no_index() -> None:
