@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.bench import (
     appends,
     compacted,
+    feast_history,
+    feast_online,
     freshness,
     freshness_steady,
     ingest,
@@ -39,6 +41,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "offline_writer": offline_writer.measure,
     "stream": stream.measure,
     "freshness_steady": freshness_steady.measure,
+    "feast_online": feast_online.measure,
+    "feast_history": feast_history.measure,
 }
 SIZES = ("tiny", "canonical")
 ROUNDS = {"tiny": 1, "canonical": 5}
