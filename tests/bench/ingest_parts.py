@@ -31,9 +31,8 @@ from tests.bench.answers import table_checksum
 from tests.bench.ingest import GROUP, PARQUET, SIZES, online_checksum, stored_rows
 from tests.bench.isolated import isolated
 from tests.bench.redis_benchmark import Recording
-from tests.bench.redis_online import DURABLE, server_version
 from tests.bench.sheet import Sheet
-from tests.redis_server import BINARY, MISSING, RedisServer
+from tests.redis_server import BINARY, DURABLE, MISSING, RedisServer, server_version
 
 OFFLINE = "store.ingest, offline store alone"
 LOAD = "the load of store.ingest"
