@@ -20,13 +20,14 @@ from featurestore.model.feature_group import (
     TtlUnit,
     definitions,
 )
+from tests.integration.test_signing import ADMIN_ID, ADMIN_SECRET
 from tests.lane.harness import Pair, request, statuses
 from tests.signing import Sent, signed_by_botocore
 
 T0, T1, T2 = (f"2024-05-01T00:00:0{second}Z" for second in range(3))
 FAR = "2999-01-01T00:00:00Z"
 """An event time whose time to live does not end meanwhile."""
-ADMIN = ("an-administrator", "an administrator's secret")
+ADMIN = (ADMIN_ID, ADMIN_SECRET)
 ARN = "arn:aws:sagemaker:us-east-1:000000000000:feature-group/"
 
 STANDARD, EPOCH, MEMORY, TTL, ONLINE_ONLY, OFFLINE_ONLY, LOGGED, EVOLVED = (
