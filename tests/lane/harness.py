@@ -283,7 +283,7 @@ class Pair:
         Args:
             talk: goes through the conversation and returns what came back.
         """
-        lane, plain = (self._talked(server, talk) for server in self.servers)
+        lane, plain = (self.talked(server, talk) for server in self.servers)
         assert lane == plain, difference(lane, plain)
         return lane
 
@@ -293,7 +293,7 @@ class Pair:
         uvicorn then ends the connection at once, and how many of those were answered before is a matter of time: one server's
         answers may be the other's without the last ones.
         """
-        lane, plain = (self._talked(server, talk) for server in self.servers)
+        lane, plain = (self.talked(server, talk) for server in self.servers)
         if lane.endswith(NOT_HTTP) and plain.endswith(NOT_HTTP):
             shorter, longer = sorted((lane.removesuffix(NOT_HTTP), plain.removesuffix(NOT_HTTP)), key=len)
             assert longer.startswith(shorter), difference(lane, plain)
@@ -329,7 +329,7 @@ class Pair:
 
         return self.same(talk)
 
-    def _talked(self, server: Server, talk: Callable[[Client], bytes | Sequence[bytes]]) -> bytes:
+    def talked(self, server: Server, talk: Callable[[Client], bytes | Sequence[bytes]]) -> bytes:
         with Client(server) as client:
             found = talk(client)
         return masked(found if isinstance(found, bytes) else SEPARATOR.join(found))
