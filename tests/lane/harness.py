@@ -144,7 +144,7 @@ class Client:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setblocking(False)
         self.port: int = self._socket.getsockname()[1]
-        self.received = b""
+        self.received = bytearray()
         """What has come and is not yet taken."""
         self.ended = False
         """Whether the server has ended the connection."""
@@ -180,6 +180,11 @@ class Client:
         except BlockingIOError:
             return 0
 
+    def read_some(self, bytes_max: int) -> bytes:
+        """The next bytes, as soon as there are any."""
+        select.select([self._socket], [], [], ANSWER_S_MAX)
+        return self._socket.recv(bytes_max)
+
     def half_close(self) -> None:
         self._socket.shutdown(socket.SHUT_WR)
 
@@ -210,7 +215,8 @@ class Client:
         return self.answer(method or request.partition(b" ")[0].decode())
 
     def _take(self, size: int) -> bytes:
-        taken, self.received = self.received[:size], self.received[size:]
+        taken = bytes(self.received[:size])
+        del self.received[:size]
         return taken
 
     def _until(self, condition: Callable[[], Any]) -> Any:
