@@ -354,6 +354,11 @@ class Pair:
     def same_effects(self) -> None:
         """That both stores hold the same records, and the same changes on their way to the offline store."""
         lane, plain = (effects(server.store) for server in self.servers)
+        for name in lane | plain:
+            for one, other in zip(lane[name], plain[name], strict=True):
+                assert len(one) == len(other), f"group {name}: {len(one)} {type(one).__name__} items, and {len(other)}"
+                parts = [f"{mine}, and {theirs}"[:2000] for mine, theirs in zip(one, other, strict=True) if mine != theirs]
+                assert not parts, f"group {name}: {parts[:3]}"
         assert lane == plain
 
     def close(self) -> None:
