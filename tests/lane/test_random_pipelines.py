@@ -174,11 +174,14 @@ def broken(draw: st.DrawFn) -> bytes:
     data = draw(requests())
     head, end, body = data.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
-    match draw(st.integers(0, 8)):
+    match draw(st.integers(0, 9)):
         case 0:
             at = draw(st.integers(0, len(data) - 1).filter(lambda at: data[at - 1 : at] != b"/"))
             changed = data[at] ^ draw(st.integers(1, 255))
             return data[:at] + bytes([changed]) + data[at + 1 :]
+        case 9:
+            at = draw(st.integers(0, len(head) - 1))
+            return data[:at] + data[at + 1 :]
         case 1:
             return data[: draw(st.integers(0, len(data)))]
         case 2:
@@ -193,8 +196,14 @@ def broken(draw: st.DrawFn) -> bytes:
             added = draw(
                 st.sampled_from(
                     [
-                        *(b"Connection: close", b"Transfer-Encoding: chunked", b"Content-Length: 3", b"Host: example.com"),
-                        *(b"X: a\r\n b", b"X Y: a", b": a", b"X: \0", b"Expect: x"),
+                        *(
+                            b"Connection: close",
+                            b"Proxy-Connection: close",
+                            b"Transfer-Encoding: chunked",
+                            b"Content-Length: 3",
+                            b"Host: example.com",
+                        ),
+                        *(b"X: a\r\n b", b"X Y: a", b"X", b": a", b"X: \0", b"Expect: x"),
                     ]
                 )
             )
