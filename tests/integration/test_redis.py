@@ -699,7 +699,10 @@ def test_the_feature_store_works_on_redis(features: FeatureStore) -> None:
 
 
 def test_two_services_share_one_store_and_retries_of_an_sdk_take_effect_once(tmp_path: Path, redis: RunningRedis) -> None:
-    settings = {"online_url": f"{redis.url}?prefix=services", "registry_url": f"sqlite:///{tmp_path / 'registry.db'}"}
+    settings = {
+        "online_url": f"{redis.url}?prefix=services-{uuid.uuid4().hex[:8]}",
+        "registry_url": f"sqlite:///{tmp_path / 'registry.db'}",
+    }
     settings["offline_url"] = f"file://{tmp_path / 'offline'}"
     first = Service(tmp_path / "one", tmp_path / "log-one", **settings)
     second = Service(tmp_path / "two", tmp_path / "log-two", **settings)
