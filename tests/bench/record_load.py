@@ -255,7 +255,7 @@ def fetch(port: int, request: Request) -> bytes:
 def call(port: int, method: str, path: str, sent: bytes | None = None) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request(method, path, sent)
+        connection.request(method, path, sent, {"content-type": "application/json"} if sent else {})
         answer = connection.getresponse()
         body = answer.read()
         assert answer.status == 200, body

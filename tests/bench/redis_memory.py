@@ -110,10 +110,10 @@ def _round(sheet: Sheet, records: _Records, server: RedisServer, client: redis.R
         write(open_keyspace(parse_redis_url(server.url), data.SHARDS), records.changes[:WARMING])
         client.flushall()
         keyspace = open_keyspace(parse_redis_url(server.url), data.SHARDS)
-        before = _settled_bytes(client)
+        before = settled_bytes(client)
         payload_bytes = write(keyspace, records.changes)
         _require_all(client, keyspace, records.changes)
-        sizes[row] = (_settled_bytes(client) - before) / len(records.changes)
+        sizes[row] = (settled_bytes(client) - before) / len(records.changes)
         sheet.add(f"{records.features} features", row, {"bytes of memory": sizes[row], "payload, bytes": payload_bytes})
         answers[row] = _checksum(records, _read(client, keyspace, records, row))
     key_bytes = sum(len(_key(keyspace, change)) for change in records.changes) / len(records.changes)
@@ -230,7 +230,7 @@ def _opened(keyspace: Keyspace) -> Any:
     return closing(RedisOnlineStore(keyspace, outbox_changes_max=Settings().outbox_changes_max))
 
 
-def _settled_bytes(client: redis.Redis) -> int:
+def settled_bytes(client: redis.Redis) -> int:
     """The server's used_memory once it stays as it is."""
     readings: list[int] = []
 

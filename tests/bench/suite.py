@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.bench import (
     appends,
     compacted,
+    feast_history,
+    feast_online,
     freshness,
     freshness_steady,
     ingest,
@@ -29,11 +31,13 @@ KINDS: dict[str, dict[str, Benchmark]] = {
     "online": {
         "online": online.measure,
         "redis_memory": redis_memory.measure,
+        "feast_online": feast_online.measure,
     },
     "offline": {
         "training_set": training_set.measure,
         "compacted": compacted.measure,
         "appends": appends.measure,
+        "feast_history": feast_history.measure,
     },
     "ingest": {
         "ingest": ingest.measure,

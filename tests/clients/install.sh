@@ -9,15 +9,7 @@ home=${CLIENTS_HOME:-$here/../../build/clients}
 python=${PYTHON:-python3}
 failed=
 
-install_python() { # --no-deps: the lock names everything, and leaves out what excludes.txt says
-    if command -v uv > /dev/null; then
-        "$python" -m venv --without-pip "$2" || return
-        uv pip install --quiet --python "$2/bin/python" --no-deps --require-hashes --compile-bytecode -r "$1"
-    else
-        "$python" -m venv "$2" || return
-        "$2/bin/pip" install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$1"
-    fi
-}
+. "$here/../python_environment.sh"
 
 install_javascript() {
     mkdir "$2" || return

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Resolves the requirements.in of each client anew into its requirements.lock, without what its excludes.txt names. Needs uv.
+# Resolves the requirements.in of each client, and of Feast for the benchmarks, anew into the requirements.lock beside it, without
+# what its excludes.txt names. Needs uv.
 set -eu
 
 cd "$(dirname "$0")"
-for wanted in */requirements.in; do
+for wanted in */requirements.in ../bench/feast/requirements.in; do
     (
         cd "$(dirname "$wanted")"
         set -- --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
