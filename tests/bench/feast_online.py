@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,7 +24,8 @@ from tests.redis_server import RedisServer
 from tests.service import Service
 
 OURS = "ours"
-WORKERS = (1, 2)
+WORKERS = (1, 2, 2 * (os.cpu_count() or 1) + 1)
+"""One as ours, two, and as many as Feast's guide starts from."""
 FEAST = [f"Feast, {workers} worker{'s' * (workers > 1)}" for workers in WORKERS]
 READS, MEMORY = "Reads over HTTP", "Memory in Redis"
 KEYS = 2

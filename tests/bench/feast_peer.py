@@ -18,6 +18,7 @@ from tests.redis_server import free_port, wait_until
 INSTALL = ROOT / "tests" / "bench" / "feast" / "install.sh"
 ENVIRONMENT = ROOT / "build" / "bench" / "feast"
 INSTALL_S_MAX = 900.0
+START_S_MAX = 120.0
 STOP_S_MAX = 30.0
 REGISTRY_TTL_S = 3600
 SERVING = {
@@ -95,7 +96,7 @@ class FeastServer:
                 command, stdout=log, stderr=log, env=_environment(self._repository), start_new_session=True
             )
         try:
-            wait_until(self._is_ready, f"feast serve with {self.workers} workers is ready")
+            wait_until(self._is_ready, f"feast serve with {self.workers} workers is ready", START_S_MAX)
         except AssertionError as error:
             self._kill()
             raise AssertionError(f"{error}; its log:\n{self._log.read_text()[-4000:]}") from None

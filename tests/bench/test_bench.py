@@ -32,7 +32,7 @@ TABLES = {
     "offline_writer": {"From the topic to Parquet": 3, "Files": 2},
     "stream": {"From a topic to Redis and the outbox": 3},
     "freshness_steady": {"From PutRecord's answer to a training set": 2, "Meanwhile": 2, "One by one, with fresh=True": 2},
-    "feast_online": {"Memory in Redis": 4, "Reads over HTTP": 12},
+    "feast_online": {"Memory in Redis": 4, "Reads over HTTP": 16},
     "feast_history": {"Training sets": 4},
 }
 """Tables of each benchmark, and how many rows they have."""
