@@ -238,7 +238,7 @@ class RecordLane(Connection):
             self._log(line, status)
         more = b"".join([b"%b: %b\r\n" % header for header in headers]) if headers else b""
         common, is_last = self._common_headers()
-        if self._is_ending and not is_last:
+        if self._is_ending and not self._held and not is_last:
             is_last = True
             more += b"connection: close\r\n"
         transport.write(
@@ -352,10 +352,10 @@ class RecordLane(Connection):
 
     def _header(self, line: bytes) -> Header | None:
         """One header line, which may become one of those that are known; None unless it is in plain form."""
-        name, _, value = line.partition(b":")
+        name, colon, value = line.partition(b":")
         value = value[1:] if value.startswith(b" ") else value
         name = name.lower()
-        if not name or name in _UNUSUAL or name.translate(None, _NOT_NAME) != name or value.strip(b" \t") != value:
+        if not name or not colon or name in _UNUSUAL or name.translate(None, _NOT_NAME) != name or value.strip(b" \t") != value:
             return None
         if len(line.translate(None, _CONTROL)) != len(line):
             return None

@@ -16,7 +16,7 @@ from featurestore.settings import Settings
 from tests.bench import data, feast_peer
 from tests.bench.feast_peer import FeastServer
 from tests.bench.load import ANSWER_S_MAX, CONNECTIONS, Load, Request
-from tests.bench.record_load import Group, Work, answered, fetch, figures, load_records, request
+from tests.bench.record_load import Caller, Group, Work, closed_and_half, fetch, load_records, request
 from tests.bench.redis_memory import settled_bytes
 from tests.bench.sheet import Sheet
 from tests.redis_server import DURABLE, RedisServer, server_version
@@ -37,20 +37,17 @@ Row = tuple[str, int, list[float | int | str]]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """`requests` are distinct ones; `ours` and `feast` how many of a point are sent in a round, points as in POINTS."""
+    """`measured` records of each width for the memory; distinct requests of one record and of many."""
 
     narrow: int
     wide: int
     measured: int
-    requests: int
-    ours: tuple[int, int, int, int]
-    feast: tuple[int, int, int, int]
+    ones: int
+    batches: int
+    load_s: float
 
 
-SIZES = {
-    "tiny": Size(300, 200, 200, 10, (200, 200, 40, 40), (100, 100, 32, 32)),
-    "canonical": Size(100_000, 20_000, 50_000, 200, (20_000, 20_000, 1000, 1000), (4000, 2000, 400, 150)),
-}
+SIZES = {"tiny": Size(300, 200, 200, 20, 4, 0.02), "canonical": Size(100_000, 20_000, 50_000, 500, 20, 3.0)}
 
 
 class Point(NamedTuple):
@@ -84,20 +81,25 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
         repositories = [_repository(feast, server, groups)]
         repositories += [_repository(folder / f"feast-{group.name}", servers["Feast", group], [group]) for group in small]
         written = feast_peer.step("write_records", folder, repositories=repositories)
-        load_records(Settings.load({}, home=folder / "home", online_url=server.url), *groups)
+        load_records(Settings.load({}, home=folder / "home", online_url=server.url), {group: group.frame() for group in groups})
         for group in small:
-            load_records(Settings.load({}, home=folder / f"home-{group.name}", online_url=servers[OURS, group].url), group)
+            settings = Settings.load({}, home=folder / f"home-{group.name}", online_url=servers[OURS, group].url)
+            load_records(settings, {group: group.frame()})
         _memory(sheet, {key: (_used_bytes(redis) - empty[key]) / size.measured for key, redis in servers.items()})
-        _parameters(sheet, size, written["version"], points)
-        ports = {OURS: stack.enter_context(Service(folder / "home", folder / "log", online_url=server.url)).port}
+        _parameters(sheet, size, written["version"])
+        callers = [Caller(stack.enter_context(Service(folder / "home", folder / "log", online_url=server.url)).port, OURS)]
         for who, workers in zip(FEAST, WORKERS, strict=True):
-            ports[who] = stack.enter_context(FeastServer(feast, workers, folder / f"feast-{workers}.log")).port
-        works = {point: _works(sheet, point, size, ports) for point in points}
+            serving = stack.enter_context(FeastServer(feast, workers, folder / f"feast-{workers}.log"))
+            callers.append(Caller(serving.port, who))
+        works = {point: _works(sheet, point, size, callers) for point in points}
         for number in range(rounds):
-            say(f"round {number + 1}/{rounds}")
             for point in points:
-                loads = {who: answered(sheet, works[point][who], port, None) for who, port in ports.items()}
-                _add(sheet, point, loads)
+                say(f"round {number + 1}/{rounds}, {point.name}")
+                loads = {}
+                for caller in callers:
+                    row, work = f"{point.name}, {caller.name}", works[point][caller.name]
+                    loads[caller.name] = closed_and_half(sheet, READS, row, work, caller, size.load_s)
+                _ratios(sheet, point, loads)
 
 
 def _redis(stack: ExitStack, folder: Path) -> RedisServer:
@@ -124,17 +126,14 @@ def _memory(sheet: Sheet, record_bytes: dict[tuple[str, Group], float]) -> None:
             sheet.ratio(label, figure, record_bytes[OURS, group])
 
 
-def _parameters(sheet: Sheet, size: Size, version: str, points: Sequence[Point]) -> None:
-    def counts(sent: Sequence[int]) -> str:
-        return ", ".join(f"{count:,} of {point.name}" for count, point in zip(sent, points, strict=True))
-
+def _parameters(sheet: Sheet, size: Size, version: str) -> None:
     sheet.parameters.update(
         {
             "server": f"{server_version()} on the same machine for both, append-only file synced every second",
             "connections": f"{CONNECTIONS}; an answer that takes longer than {ANSWER_S_MAX:g} s fails the run",
             "records": f"{size.narrow:,} of {WIDTHS[0]} features and {size.wide:,} of {WIDTHS[1]}, beside identifier and event "
             f"time; a third each of Fractional, Integral and String; memory: {size.measured:,} of each in a server of their own",
-            "requests per round": f"ours: {counts(size.ours)}; Feast: {counts(size.feast)}; of each {size.requests} different",
+            "each load": f"{size.load_s:g} s per round; {size.ones} different requests of one record, {size.batches} of many",
             "ours": "featurestore serve, one process, defaults; GetRecord for one record, BatchGetRecord for more",
             "Feast": f"{version}; feast serve --no-access-log "
             + " ".join(f"{name} {value}" for name, value in feast_peer.SERVING.items())
@@ -144,25 +143,24 @@ def _parameters(sheet: Sheet, size: Size, version: str, points: Sequence[Point])
     )
 
 
-def _works(sheet: Sheet, point: Point, size: Size, ports: dict[str, int]) -> dict[str, Work]:
+def _works(sheet: Sheet, point: Point, size: Size, callers: Sequence[Caller]) -> dict[str, Work]:
     """What is sent to each, once every different request has had the right answer."""
-    asked = [_identifiers(point, number, size.requests) for number in range(size.requests)]
+    distinct = size.ones if point.records == 1 else size.batches
+    asked = [_identifiers(point, number, distinct) for number in range(distinct)]
     right = _checksum([_typed(data.record(identifier, point.group.features, 0)) for some in asked for identifier in some])
-    position = [1, 100].index(point.records) * len(WIDTHS) + WIDTHS.index(point.features)
     answers, works = {"records as written": right}, {}
-    for who, port in ports.items():
+    for port, who in callers:
         ask, read = (_ask_ours, _read_ours) if who == OURS else (_ask_feast, _read_feast)
         requests = [ask(point, some) for some in asked]
         bodies = [fetch(port, sent) for sent in requests]
         answers[who] = _checksum([row for body in bodies for row in read(point, json.loads(body))])
-        count = (size.ours if who == OURS else size.feast)[position]
-        works[who] = Work(f"bodies of {point.name}, {who}", requests, [zlib.crc32(body) for body in bodies], count)
+        works[who] = Work(f"bodies of {point.name}, {who}", requests, [zlib.crc32(body) for body in bodies])
     sheet.check(f"typed values of {point.name}", answers)
     return works
 
 
 def _identifiers(point: Point, number: int, requests: int) -> list[str]:
-    """Those of a request: spread over all records, no two alike."""
+    """Those of one of so many requests: spread over all records, no two alike."""
     stride = point.group.records // (requests * point.records) or 1
     first = number * point.records
     return [str((first + index) * stride % point.group.records) for index in range(point.records)]
@@ -223,9 +221,7 @@ def _checksum(rows: list[Row]) -> str:
     return f"{zlib.crc32(json.dumps(rows).encode()):08x}"
 
 
-def _add(sheet: Sheet, point: Point, loads: dict[str, Load]) -> None:
-    for who, load in loads.items():
-        sheet.add(READS, f"{point.name}, {who}", figures(load))
+def _ratios(sheet: Sheet, point: Point, loads: dict[str, Load]) -> None:
     for who in FEAST:
         sheet.ratio(f"{point.name}: ours / {who} (requests/s)", loads[OURS].requests_per_s, loads[who].requests_per_s)
     for who in FEAST:
