@@ -344,6 +344,8 @@ class RecordLane(Connection):
         if not length.isdigit() or len(length) > 6 or int(length) > BODY_BYTES_MAX:
             return None
         accept = headers.get(b"accept", b"")
+        if b"arrow" in accept.lower():
+            return None
         token = headers.get(RETRY_TOKEN_HEADER)
         retry_token = token.decode("latin-1") if token is not None and len(token) <= RETRY_TOKEN_CHARS_MAX else None
         host = headers.get(b"host")

@@ -15,11 +15,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from api.record_arrow import ARROW_STREAM
 from api.wire import UnknownOperation
 from featurestore.errors import Fault, ValidationFailed
 from featurestore.store import FeatureStore
 
-ARROW_STREAM: Final = "application/vnd.apache.arrow.stream"
 PARQUET: Final = "application/vnd.apache.parquet"
 JSON: Final = "application/json"
 SQL_BODY_BYTES_MAX: Final = 2 << 20

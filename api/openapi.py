@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
+
+from api.record_arrow import ARROW_STREAM
 
 _NAME: Final = {
     "name": "FeatureGroupName",
@@ -40,18 +43,40 @@ def _parameter(name: str, *, required: bool = False, schema: dict[str, Any] | No
 
 
 def _operation(
-    summary: str, parameters: list[Any], body: dict[str, Any] | None = None, *, statuses: tuple[str, ...] = ("400", "404", "503")
+    summary: str,
+    parameters: list[Any],
+    body: dict[str, Any] | None = None,
+    *,
+    statuses: tuple[str, ...] = ("400", "404", "503"),
+    done: Mapping[str, Any] = {"description": "Done"},
 ) -> dict[str, Any]:
     error = {"description": "Error; the code is in x-amzn-ErrorType", "content": {"application/json": {"schema": _ERROR}}}
     operation: dict[str, Any] = {
         "tags": ["records"],
         "summary": summary,
         "parameters": parameters,
-        "responses": {"200": {"description": "Done"}} | dict.fromkeys(statuses, error),
+        "responses": {"200": done} | dict.fromkeys(statuses, error),
     }
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     return operation
+
+
+_BATCH_GOT: Final = {
+    "description": "Done. Arrow if Accept names it: a row per record, Errors and UnprocessedIdentifiers in the schema's metadata",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    name: {"type": "array", "items": {"type": "object"}}
+                    for name in ("Records", "Errors", "UnprocessedIdentifiers")
+                },
+            }
+        },
+        ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},
+    },
+}
 
 
 def _object(required: list[str], **properties: Any) -> dict[str, Any]:
@@ -146,6 +171,7 @@ RECORD_PATHS: Final[dict[str, Any]] = {
                 },
                 ExpirationTimeResponse={"enum": ["Enabled", "Disabled"]},
             ),
+            done=_BATCH_GOT,
         )
     },
 }

@@ -6,15 +6,18 @@ values need no escaping either, they are set into it as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
 
+from api.batch_get import BatchGet
 from featurestore.model.codec import decode_row, decode_values
 from featurestore.model.event_time import format_iso
 from featurestore.model.record import RecordPlan
+from featurestore.online.protocol import Found
 
 ESCAPED: Final = bytes(range(0x20)) + b'"\\'
 """Bytes that JSON texts do not hold as they are."""
@@ -91,6 +94,29 @@ def record_json(plan: RecordPlan, features: Sequence[str] | None) -> RecordJson:
         plan.compiled[choice] = made
     assert isinstance(made, RecordJson), "nobody else keeps something there"
     return made
+
+
+def batch_json(batch: BatchGet[RecordJson], items: Iterable[Found]) -> bytes:
+    """The answer to a BatchGetRecord.
+
+    Args:
+        items: what was found of each key.
+
+    Raises:
+        StoreCorrupt: the values of a record can't be read.
+    """
+    records: list[str] = []
+    found = iter(items)
+    with_expiry = batch.with_expiry
+    for _, group, identifiers, form in batch.entries:
+        before = f'{{"FeatureGroupName":{json_text(group)},"RecordIdentifierValueAsString":'
+        for identifier, item in zip(identifiers, islice(found, len(identifiers)), strict=True):
+            if item is not None:
+                values, expires_at_us = item
+                expires_at_us = expires_at_us if with_expiry else None
+                records.append(form.members(f"{before}{json_text(identifier)},", values, expires_at_us))
+    text = f"{'},'.join(records)}{'}' if records else ''}"
+    return f'{{"Records":[{text}],"Errors":{json_text(batch.errors)},"UnprocessedIdentifiers":[]}}'.encode()
 
 
 CHOICES_MAX: Final = 256

@@ -14,7 +14,9 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from api.record_json import RecordJson, json_text, record_json
+from api.batch_get import BatchGet, Entry, Form
+from api.record_arrow import ARROW_STREAM, RecordArrow, accepts_arrow, record_columns
+from api.record_json import RecordJson, batch_json, record_json
 from api.wire import (
     Answer,
     Receive,
@@ -32,7 +34,7 @@ from featurestore.errors import Fault, FeatureGroupNotFound, FeatureStoreError, 
 from featurestore.model import limits
 from featurestore.model.change import Applied
 from featurestore.model.feature_group import TargetStore, TtlDuration, TtlUnit
-from featurestore.model.record import FeaturePair
+from featurestore.model.record import FeaturePair, RecordPlan
 from featurestore.online.delivery import resolve
 from featurestore.online.protocol import Found, RecordKey
 from featurestore.records import Records, WriteRequest
@@ -120,7 +122,7 @@ class Call(msgspec.Struct):
 
     Attributes:
         segments: of the path, decoded.
-        accept: the header, or nothing.
+        accept: the header, all its lines as one; empty without one.
     """
 
     method: str
@@ -329,12 +331,36 @@ class Runtime:
         return Answer(200)
 
     async def batch_get_record(self, call: Call) -> Answer:
+        if accepts_arrow(call.accept):
+            batch = self._batch_get(call.body, record_columns)
+            arrow = RecordArrow(batch)
+            items: asyncio.Future[list[Found]] = asyncio.get_running_loop().create_future()
+            self._records.read(batch.keys, partial(resolve, items))
+            return Answer(200, await arrow.stream(await items), ARROW_STREAM.encode())
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.batch_get_soon(call.body, partial(resolve, answer))
         return await answer
 
     def batch_get_soon(self, body: bytes, done: Done) -> None:
-        """BatchGetRecord."""
+        """BatchGetRecord, answered in JSON."""
+        batch = self._batch_get(body, record_json)
+
+        def found(items: list[Found] | Exception) -> None:
+            answer: Answer | Exception
+            try:
+                answer = items if isinstance(items, Exception) else Answer(200, batch_json(batch, items))
+            except Exception as error:  # whatever it is, the client gets an answer
+                answer = error
+            done(answer)
+
+        self._records.read(batch.keys, found)
+
+    def _batch_get(self, body: bytes, form_of: Callable[[RecordPlan, Sequence[str] | None], Form]) -> BatchGet[Form]:
+        """Check and plan a BatchGetRecord.
+
+        Raises:
+            ValidationFailed: the request as a whole is wrong.
+        """
         request = decode(body, BatchGetRecordRequest)
         with_expiry = _with_expiry(request.ExpirationTimeResponse)
         _require_count("Identifiers", len(request.Identifiers), limits.BATCH_GET_GROUPS_MAX)
@@ -345,46 +371,27 @@ class Runtime:
             _require_count(f"{path}.RecordIdentifiersValueAsString", count, limits.BATCH_GET_IDENTIFIERS_MAX)
             if item.FeatureNames == []:
                 raise ValidationFailed.one(f"{path}.FeatureNames", "at least one name, or no FeatureNames at all")
+        entries: list[Entry[Form]] = []
         keys: list[RecordKey] = []
-        wanted: list[tuple[str, str, RecordJson]] = []
         errors: list[object] = []
-        for item in request.Identifiers:
+        for position, item in enumerate(request.Identifiers):
             try:
                 plan = self._records.readable_plan(item.FeatureGroupName)
-                form = record_json(plan, item.FeatureNames)
+                form = form_of(plan, item.FeatureNames)
             except (FeatureGroupNotFound, ValidationFailed) as error:
                 errors += [_batch_error(item, identifier, error) for identifier in item.RecordIdentifiersValueAsString]
                 continue
             group_id = plan.group.group_id
-            before = f'{{"FeatureGroupName":{json_text(item.FeatureGroupName)},"RecordIdentifierValueAsString":'
+            identifiers: list[str] = []
             for identifier in item.RecordIdentifiersValueAsString:
                 try:
                     keys.append((group_id, plan.record_id(identifier)))
                 except ValidationFailed as error:
                     errors.append(_batch_error(item, identifier, error))
                 else:
-                    wanted.append((before, identifier, form))
-
-        def found(items: list[Found] | Exception) -> None:
-            answer: Answer | Exception
-            try:
-                if isinstance(items, Exception):
-                    answer = items
-                else:
-                    records = [
-                        form.members(f"{before}{json_text(identifier)},", item[0], item[1] if with_expiry else None)
-                        for (before, identifier, form), item in zip(wanted, items, strict=True)
-                        if item is not None
-                    ]
-                    text = f"{'},'.join(records)}{'}' if records else ''}"
-                    answer = Answer(
-                        200, f'{{"Records":[{text}],"Errors":{json_text(errors)},"UnprocessedIdentifiers":[]}}'.encode()
-                    )
-            except Exception as error:  # whatever it is, the client gets an answer
-                answer = error
-            done(answer)
-
-        self._records.read(keys, found)
+                    identifiers.append(identifier)
+            entries.append(Entry(position, item.FeatureGroupName, identifiers, form))
+        return BatchGet(entries, keys, errors, with_expiry)
 
 
 def asked_for(call: Call) -> tuple[str, str, list[str] | None, bool]:
@@ -501,7 +508,7 @@ def _decoded(text: bytes, path: str) -> str:
 
 
 def _accept(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    return next((value for name, value in headers if name == b"accept"), b"")
+    return b", ".join(value for name, value in headers if name == b"accept")
 
 
 def _retry_token(headers: Sequence[tuple[bytes, bytes]]) -> str | None:

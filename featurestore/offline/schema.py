@@ -111,12 +111,11 @@ def typed_array(feature: FeatureDefinition, texts: Sequence[Value]) -> pa.Array:
     kind = arrow_type(feature)
     if feature.type is FeatureType.STRING:
         return pa.array(texts, kind)
-    if feature.collection is None:
-        try:
-            # Arrow's parser takes nearly every text ours takes ("+1" is one it does not) and gives the same number.
-            return pc.cast(pa.array(texts, pa.string()), kind)
-        except pa.ArrowInvalid:
-            pass
+    try:
+        # Arrow's parser takes nearly every text ours takes ("+1" is one it does not) and gives the same number.
+        return pc.cast(pa.array(texts, pa.string() if feature.collection is None else pa.list_(pa.string())), kind)
+    except pa.ArrowInvalid:
+        pass
     return pa.array([_parsed(feature, text) for text in texts], kind)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 import featurestore
 from api import control_plane as control
-from api import door, openapi, rights, runtime, s3_xml, sts, wire
+from api import door, openapi, record_arrow, rights, runtime, s3_xml, sts, wire
 from api import native as native_routes
 from featurestore import errors
 from featurestore.errors import AccessForbidden, AuthenticationFailed, FeatureStoreError, ServiceRefused
@@ -92,6 +94,7 @@ def test_limits() -> None:
         "a record identifier": f"{limits.RECORD_IDENTIFIER_BYTES_MAX:,} bytes",
         "groups in one BatchGetRecord": f"{limits.BATCH_GET_GROUPS_MAX}",
         "identifiers per group in one BatchGetRecord": f"{limits.BATCH_GET_IDENTIFIERS_MAX}",
+        "identifiers times features of one BatchGetRecord in Arrow": f"{record_arrow.CELLS_MAX:,}",
         "entries of one BatchWriteRecord": f"{limits.BATCH_WRITE_ENTRIES_MAX}",
         "features of one UpdateRecord": f"{limits.UPDATE_FEATURES_MAX}",
         "identifiers of one page of ListRecords": f"{limits.LIST_RECORDS_MAX}",
@@ -144,7 +147,7 @@ def test_every_refusal_in_xml_is_documented() -> None:
 
 
 class TestExamples:
-    """The curl commands of http.md, and what the page says that they print."""
+    """The commands and the program of http.md, and what the page says that they print."""
 
     def test_they_print_what_the_page_says(self, tmp_path: Path) -> None:
         printed = ""
@@ -154,10 +157,14 @@ class TestExamples:
             for language, text in re.findall(r"^```(\w+)\n(.*?)^```$", HTTP, re.MULTILINE | re.DOTALL):
                 if language == "sh":
                     printed = "".join(self.curl(http_client, command) for command in text.split("\ncurl "))
+                elif language == "python":
+                    program = text.replace(WRITTEN_URL, service.url)
+                    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+                    printed = ran.stdout.strip()
                 else:
                     assert printed == text.strip()
                     compared += 1
-        assert compared == 4
+        assert compared == 5
 
     @staticmethod
     def curl(http_client: Http, command: str) -> str:

@@ -98,6 +98,8 @@ class TestOperations:
             ("get", "/health"),
             ("get", "/ready"),
         }
+        answer = document["paths"]["/BatchGetRecord"]["post"]["responses"]["200"]
+        assert answer["content"].keys() == {"application/json", "application/vnd.apache.arrow.stream"}
         for path in ("/v1/sql", "/v1/training-sets"):
             schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
             assert schema["properties"]

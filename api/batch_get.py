@@ -1,0 +1,42 @@
+"""A BatchGetRecord, planned: what to read, and what becomes of it in whatever form it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from featurestore.online.protocol import RecordKey
+
+Form = TypeVar("Form")
+"""What is known of a group's features that are asked for, as the form of the answer needs it."""
+
+
+class Entry(NamedTuple, Generic[Form]):
+    """Records of one group.
+
+    Attributes:
+        place: among the Identifiers of the request.
+        group: name or ARN, as asked.
+        identifiers: as asked, those that are well formed.
+    """
+
+    place: int
+    group: str
+    identifiers: Sequence[str]
+    form: Form
+
+
+class BatchGet(NamedTuple, Generic[Form]):
+    """What one request asks for.
+
+    Attributes:
+        entries: those of groups and features that there are, in the order asked.
+        keys: of all their identifiers, in order.
+        errors: what the others are answered, as values of JSON.
+        with_expiry: whether ExpiresAt is asked for.
+    """
+
+    entries: Sequence[Entry[Form]]
+    keys: Sequence[RecordKey]
+    errors: Sequence[object]
+    with_expiry: bool
