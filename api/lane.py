@@ -47,6 +47,7 @@ _CONTROL: Final = bytes((*range(9), *range(10, 32), 127))
 _UNUSUAL: Final = frozenset(
     (
         b"expect",
+        b"proxy-connection",
         b"te",
         b"trailer",
         b"transfer-encoding",
@@ -140,11 +141,11 @@ class RecordLane(Connection):
                 self._wanted_bytes = length
                 self._held = data
                 return
-            data = data[length:]
             if self._asked is not None or self.flow.write_paused:
-                if data:
-                    self._hold(data)
+                if self._held:
+                    self._hold(self._held)
                 return
+            data, self._held = self._held, b""
             if not data:
                 return
         super().data_received(data)
@@ -184,7 +185,7 @@ class RecordLane(Connection):
         line = data[: block_at - 2]
         if not (head.allowed and monotonic() < self._door.open_until_s) and not self._is_signed(line, head, body):
             return 0
-        self._asked = line
+        self._asked, self._held = line, data[end:]
         try:
             if usual is None:
                 self._ask(line, head, body)
