@@ -1,0 +1,110 @@
+"""The rows of a spine by key and time, and of changes that come in any order the newest that each row sees.
+
+A change falls into the slot of the first row of its key that sees it; every later row of that key sees it too. So of the
+changes in a slot only the newest can be an answer, and what is kept is bounded by the rows of the spine, however long the
+history is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+Int64s: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Columns: TypeAlias = Mapping[str, Int64s]
+"""Changes as columns of one length."""
+
+SLOT: Final = "slot"
+
+PENDING_ROWS_MIN: Final = 1 << 20
+"""Changes that may wait before those are dropped that a newer one has outdone; beyond it, as many as there are slots."""
+_LEAST: Final = np.iinfo(np.int64).min
+
+
+class Slots:
+    """One slot for each row.
+
+    Args:
+        ids: the number of each row's key, from 0 to `keys` - 1.
+        times_us: each row's time.
+    """
+
+    def __init__(self, ids: Int64s, times_us: Int64s, keys: int) -> None:
+        self._rows: Int64s = np.lexsort((times_us, ids))
+        self._ids, self._times_us = ids[self._rows], times_us[self._rows]
+        self._starts: Int64s = np.searchsorted(self._ids, np.arange(keys + 1))
+        rows_max = int(np.diff(self._starts).max(initial=0))
+        self._strides = [1 << bit for bit in reversed(range(rows_max.bit_length()))]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def of(self, ids: Int64s, from_us: Int64s) -> Int64s:
+        """The slot of each change, given its key and the instant from which it is in sight; -1 where no row sees it."""
+        # A binary search of all changes at once, each among the rows of its key: `before` is the last row known to be too early.
+        before, end = self._starts[ids] - 1, self._starts[ids + 1]
+        for stride in self._strides:
+            further = before + stride
+            before += stride * ((further < end) & (self._times_us.take(further, mode="clip") < from_us))
+        found: Int64s = np.where(before + 1 < end, before + 1, -1)
+        return found
+
+    def seen(self, slots: Int64s, order: Int64s) -> Int64s:
+        """For each row the newest change that it sees, as a place among the changes given; -1 where there is none.
+
+        Args:
+            slots: of each change; no two share one.
+            order: places of the changes, the oldest first.
+        """
+        count = len(slots)
+        scores = np.full(len(self), -1, np.int64)
+        scores[slots[order]] = self._ids[slots[order]] * count + np.arange(count)
+        ids, ranks = np.divmod(np.maximum.accumulate(scores), max(1, count))
+        places = np.full(len(self), -1, np.int64)
+        mine = ids == self._ids
+        places[self._rows[mine]] = order[ranks[mine]]
+        return places
+
+
+class Newest:
+    """The newest change of each slot.
+
+    Args:
+        slots: how many there are.
+        rank: names of the columns that order changes, the most significant first.
+        carried: names of further columns.
+    """
+
+    def __init__(self, slots: int, rank: Sequence[str], carried: Sequence[str]) -> None:
+        self._rank = rank
+        self._names = (SLOT, *rank, *carried)
+        self._pending: list[dict[str, Int64s]] = []
+        self._pending_rows = 0
+        self._pending_rows_max = max(PENDING_ROWS_MIN, slots)
+        self._best: Int64s = np.full(slots, _LEAST, np.int64)
+
+    def offer(self, changes: Columns) -> None:
+        """Take changes into account."""
+        kept = self._outdone(changes, self._rank[0], self._best)
+        self._pending.append(kept)
+        self._pending_rows += len(kept[SLOT])
+        if self._pending_rows > 2 * self._pending_rows_max:
+            self._pending = [self.found()]
+            self._pending_rows = len(self._pending[0][SLOT])
+
+    def found(self) -> dict[str, Int64s]:
+        """The newest change of every slot that has one, in no order."""
+        none = np.empty(0, np.int64)
+        changes = {name: np.concatenate([none, *(part[name] for part in self._pending)]) for name in self._names}
+        for name in self._rank:
+            changes = self._outdone(changes, name, np.full(len(self._best), _LEAST, np.int64))
+        return changes
+
+    @staticmethod
+    def _outdone(changes: Columns, name: str, best: Int64s) -> dict[str, Int64s]:
+        """The changes without those that another change of the slot, or `best`, exceeds in a column; raises `best`."""
+        np.maximum.at(best, changes[SLOT], changes[name])
+        kept = np.flatnonzero(changes[name] == best[changes[SLOT]])
+        return {each: column[kept] for each, column in changes.items()}
