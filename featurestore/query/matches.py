@@ -94,8 +94,7 @@ def _scan(session: Any, keys: pa.Array, slots: Slots, sight: Sight, cut: Cut) ->
         changes = {name: batch[name].to_numpy() for name in batch.schema.names}
         from_us = np.maximum(changes[AT], changes[API]) if cut.as_served else changes[AT]
         changes[SLOT] = slots.of(changes.pop(ID), from_us)
-        kept = np.flatnonzero(changes[SLOT] >= 0)
-        newest.offer({name: column[kept] for name, column in changes.items()})
+        newest.offer(changes)
     return newest.found()
 
 

@@ -32,7 +32,10 @@ class Slots:
     """
 
     def __init__(self, ids: Int64s, times_us: Int64s, keys: int) -> None:
-        self._rows: Int64s = np.lexsort((times_us, ids))
+        # Two sorts of plain numbers take half the time of one by two columns.
+        ranks = np.empty(len(ids), np.int64)
+        ranks[np.argsort(times_us)] = np.arange(len(ids))
+        self._rows: Int64s = np.argsort(ids * len(ids) + ranks)
         self._ids, self._times_us = ids[self._rows], times_us[self._rows]
         self._starts: Int64s = np.searchsorted(self._ids, np.arange(keys + 1))
         rows_max = int(np.diff(self._starts).max(initial=0))
@@ -83,13 +86,15 @@ class Newest:
         self._pending: list[dict[str, Int64s]] = []
         self._pending_rows = 0
         self._pending_rows_max = max(PENDING_ROWS_MIN, slots)
-        self._best: Int64s = np.full(slots, _LEAST, np.int64)
+        self._best = self._worst(slots)
 
     def offer(self, changes: Columns) -> None:
-        """Take changes into account."""
-        kept = self._outdone(changes, self._rank[0], self._best)
-        self._pending.append(kept)
-        self._pending_rows += len(kept[SLOT])
+        """Take changes into account, but for those in no slot (-1)."""
+        slots, first = changes[SLOT], changes[self._rank[0]]
+        np.maximum.at(self._best, slots, first)
+        kept = np.flatnonzero((first == self._best[slots]) & (slots >= 0))
+        self._pending.append({name: changes[name][kept] for name in self._names})
+        self._pending_rows += len(kept)
         if self._pending_rows > 2 * self._pending_rows_max:
             self._pending = [self.found()]
             self._pending_rows = len(self._pending[0][SLOT])
@@ -98,13 +103,18 @@ class Newest:
         """The newest change of every slot that has one, in no order."""
         none = np.empty(0, np.int64)
         changes = {name: np.concatenate([none, *(part[name] for part in self._pending)]) for name in self._names}
+        best = self._best
         for name in self._rank:
-            changes = self._outdone(changes, name, np.full(len(self._best), _LEAST, np.int64))
+            if name != self._rank[0]:
+                best = self._worst(len(best) - 1)
+                np.maximum.at(best, changes[SLOT], changes[name])
+            kept = np.flatnonzero(changes[name] == best[changes[SLOT]])
+            changes = {each: column[kept] for each, column in changes.items()}
+            if len(kept) == np.count_nonzero(best[:-1] != _LEAST):
+                break  # one for each slot: nothing is tied
         return changes
 
     @staticmethod
-    def _outdone(changes: Columns, name: str, best: Int64s) -> dict[str, Int64s]:
-        """The changes without those that another change of the slot, or `best`, exceeds in a column; raises `best`."""
-        np.maximum.at(best, changes[SLOT], changes[name])
-        kept = np.flatnonzero(changes[name] == best[changes[SLOT]])
-        return {each: column[kept] for each, column in changes.items()}
+    def _worst(slots: int) -> Int64s:
+        """Less than any value of a column, for each slot and for none: index -1 is the last."""
+        return np.full(slots + 1, _LEAST, np.int64)
