@@ -25,6 +25,8 @@ from featurestore.query.values import NOWHERE, PLACE_SQL
 
 BATCH_ROWS: Final = 1 << 17
 """Changes looked at together: enough that Python's share of the work is small, few enough to stay in the processor's caches."""
+PENDING_ROWS_MIN: Final = 1 << 21
+"""Changes that wait to be compared, 40 to 56 bytes each; of a large spine twice as many as it has rows."""
 NEVER_US: Final = np.iinfo(np.int64).max
 
 ID, AT, API, WRITTEN, IS_PUT, EXPIRES, PLACE = "id", "at", "api", "written", "is_put", "expires", "place"
@@ -88,7 +90,8 @@ def _rank(sight: Sight) -> list[str]:
 
 def _scan(session: Any, keys: pa.Array, slots: Slots, sight: Sight, cut: Cut) -> dict[str, Int64s]:
     """The newest change of every slot that has one."""
-    newest = Newest(len(slots), _rank(sight), [PLACE, *([EXPIRES] if sight.expiries else [])])
+    carried = [PLACE, *([EXPIRES] if sight.expiries else [])]
+    newest = Newest(len(slots), _rank(sight), carried, max(PENDING_ROWS_MIN, 2 * len(slots)))
     session.register("keys", pa.table({ID: np.arange(len(keys)), KEY: keys}))
     for batch in session.sql(scan_sql(sight, cut)).to_arrow_reader(BATCH_ROWS):
         changes = {name: batch[name].to_numpy() for name in batch.schema.names}

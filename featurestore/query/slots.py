@@ -18,8 +18,6 @@ Columns: TypeAlias = Mapping[str, Int64s]
 
 SLOT: Final = "slot"
 
-PENDING_ROWS_MIN: Final = 1 << 20
-"""Changes that may wait before those are dropped that a newer one has outdone; beyond it, as many as there are slots."""
 _LEAST: Final = np.iinfo(np.int64).min
 
 
@@ -78,14 +76,15 @@ class Newest:
         slots: how many there are.
         rank: names of the columns that order changes, the most significant first.
         carried: names of further columns.
+        pending_rows: changes that may wait before those are dropped that a newer one has outdone.
     """
 
-    def __init__(self, slots: int, rank: Sequence[str], carried: Sequence[str]) -> None:
+    def __init__(self, slots: int, rank: Sequence[str], carried: Sequence[str], pending_rows: int) -> None:
         self._rank = rank
         self._names = (SLOT, *rank, *carried)
         self._pending: list[dict[str, Int64s]] = []
         self._pending_rows = 0
-        self._pending_rows_max = max(PENDING_ROWS_MIN, slots)
+        self._pending_rows_max = pending_rows
         self._best = self._worst(slots)
 
     def offer(self, changes: Columns) -> None:
@@ -95,7 +94,7 @@ class Newest:
         kept = np.flatnonzero((first == self._best[slots]) & (slots >= 0))
         self._pending.append({name: changes[name][kept] for name in self._names})
         self._pending_rows += len(kept)
-        if self._pending_rows > 2 * self._pending_rows_max:
+        if self._pending_rows > self._pending_rows_max:
             self._pending = [self.found()]
             self._pending_rows = len(self._pending[0][SLOT])
 

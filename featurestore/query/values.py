@@ -26,7 +26,7 @@ PLACE_SQL: Final = f"(file_index::BIGINT << {ROW_BITS}) | file_row_number"
 NOWHERE: Final = -1
 
 DECODED_BYTES_MAX: Final = 64 << 20
-"""Of a row group so much is decoded at a time, by the size that its columns have without compression."""
+"""For each thread."""
 DICTIONARY_VALUE_BYTES: Final = 8
 """A text column with a dictionary that takes less than this per row hardly holds texts beside it, and stays coded while it is
 read: that is quicker, and a long text that repeats is held once."""
@@ -44,8 +44,18 @@ class _Part:
     rows: Int64s
 
 
-def values_at(paths: Sequence[str], places: Int64s, features: Sequence[FeatureDefinition], threads: int) -> pa.Table:
+def values_at(
+    paths: Sequence[str],
+    places: Int64s,
+    features: Sequence[FeatureDefinition],
+    threads: int,
+    *,
+    decoded_bytes: int = DECODED_BYTES_MAX,
+) -> pa.Table:
     """The values of features, one row per place in the order given; null where a place is NOWHERE.
+
+    Args:
+        decoded_bytes: of a row group so much is decoded at a time, by the size that its columns have without compression.
 
     Raises:
         OSError, pa.ArrowException: a file is missing or can't be read.
@@ -55,7 +65,7 @@ def values_at(paths: Sequence[str], places: Int64s, features: Sequence[FeatureDe
     taken = pa.array(rows - absent, mask=rows < absent)
     pool = ThreadPoolExecutor(threads)
     try:
-        pieces = list(pool.map(lambda part: _read(part, features), _parts(paths, known[absent:])))
+        pieces = list(pool.map(lambda part: _read(part, features, decoded_bytes), _parts(paths, known[absent:])))
         columns = list(pool.map(lambda feature: _spread(pieces, feature, taken), features))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -87,7 +97,7 @@ def _parts(paths: Sequence[str], places: Int64s) -> Iterator[_Part]:
                 yield _Part(paths[number], footer, index, of_file[first:end] - (ends[index] - sizes[index]))
 
 
-def _read(part: _Part, features: Sequence[FeatureDefinition]) -> pa.Table:
+def _read(part: _Part, features: Sequence[FeatureDefinition], decoded_bytes: int) -> pa.Table:
     wanted = {feature.name: arrow_type(feature) for feature in features}
     group = part.footer.row_group(part.row_group)
     chunks = [group.column(index) for index in range(group.num_columns)]
@@ -100,7 +110,8 @@ def _read(part: _Part, features: Sequence[FeatureDefinition]) -> pa.Table:
     )
     with file:
         present = [name for name in wanted if name in file.schema_arrow.names]
-        taken = list(_taken(file, part, present, _rows_at_once(chunks, group.num_rows))) if present else []
+        rows_at_once = max(1, group.num_rows * decoded_bytes // max(1, sum(chunk.total_uncompressed_size for chunk in chunks)))
+        taken = list(_taken(file, part, present, min(group.num_rows, rows_at_once))) if present else []
     rows = len(part.rows)
     columns = {
         name: pa.chunked_array([piece[name].cast(kind) for piece in taken], kind) if name in present else pa.nulls(rows, kind)
@@ -125,8 +136,3 @@ def _stays_coded(chunk: pq.ColumnChunkMetaData) -> bool:
         and chunk.has_dictionary_page
         and chunk.total_uncompressed_size < chunk.num_values * DICTIONARY_VALUE_BYTES
     )
-
-
-def _rows_at_once(chunks: Sequence[pq.ColumnChunkMetaData], rows: int) -> int:
-    size = int(sum(chunk.total_uncompressed_size for chunk in chunks))
-    return max(1, min(rows, rows * DECODED_BYTES_MAX // max(1, size)))
