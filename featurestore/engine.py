@@ -28,6 +28,7 @@ class Engine:
     """One in-memory DuckDB instance. `session` gives a connection of its own to each query; any thread may ask for one."""
 
     def __init__(self, limits: EngineLimits, temp_root: Path) -> None:
+        self.threads = limits.threads
         self._directory = PrivateDirectory(temp_root, "engine-")
         self._instance = duckdb.connect(
             ":memory:",

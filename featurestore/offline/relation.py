@@ -38,5 +38,17 @@ def files_relation(group: FeatureGroup, paths: Sequence[str]) -> str:
     entries = ", ".join(
         f"{literal(name)}: {{name: {literal(name)}, type: {literal(kind)}, default_value: NULL}}" for name, kind in types.items()
     )
-    files = ", ".join(literal(path) for path in paths)
-    return f"read_parquet([{files}], schema = MAP {{{entries}}})"
+    return f"read_parquet({_listed(paths)}, schema = MAP {{{entries}}})"
+
+
+def numbered_relation(paths: Sequence[str]) -> str:
+    """A relation over one data file or more: what every file has, which is the record identifier and the system columns.
+
+    With `file_index`, the place of a row's file among the paths, and `file_row_number`. Other than with given types, the engine
+    knows how many rows the files have, and builds the smaller side of a join.
+    """
+    return f"read_parquet({_listed(paths)}, file_row_number = true)"
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return f"[{', '.join(literal(path) for path in paths)}]"

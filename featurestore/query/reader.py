@@ -22,7 +22,8 @@ from featurestore.offline.manifest import FileEntry, Version
 from featurestore.offline.table import OfflineStore
 from featurestore.progress import Progress
 from featurestore.query.history import history_sql, latest_sql
-from featurestore.query.point_in_time import KEY, TIME, Cut, GroupJoin, join_group
+from featurestore.query.join import join_group
+from featurestore.query.point_in_time import KEY, TIME, Cut, GroupJoin
 from featurestore.query.replan import replanned
 from featurestore.query.sandbox import Relations, Sandbox, TableName, View
 from featurestore.query.sight import Sight, files_in_sight, sight_of

@@ -12,7 +12,7 @@ from featurestore.engine import instant
 from featurestore.model.feature_group import FeatureGroup
 from featurestore.offline import schema
 from featurestore.offline.manifest import FileEntry, Version
-from featurestore.offline.relation import files_relation
+from featurestore.offline.relation import files_relation, numbered_relation
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,18 @@ class Sight:
 
     def rows(self, *conditions: str) -> str:
         """The rows in sight that meet all conditions, as what stands behind FROM."""
+        return self._where(files_relation(self.group, self.paths), conditions)
+
+    def numbered_rows(self, *conditions: str) -> str:
+        """As `rows`, of one file at least: the record identifier, the system columns, and where a row is (`values.PLACE_SQL`)."""
+        return self._where(numbered_relation(self.paths), conditions)
+
+    def _where(self, relation: str, conditions: Sequence[str]) -> str:
         every = list(conditions)
         if self.written_by_us is not None:
             every.append(f"{schema.WRITE_TIME} <= {instant(self.written_by_us)}")
         if self.retained_from_us is not None:
             every.append(f"{schema.EVENT_TIME} >= {instant(self.retained_from_us)}")
-        relation = files_relation(self.group, self.paths)
         return f"{relation} WHERE {' AND '.join(every)}" if every else relation
 
     @property

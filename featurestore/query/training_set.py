@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.errors import Fault, ValidationFailed
 from featurestore.model.columns import key_column, time_column
 from featurestore.model.feature_group import FeatureGroup
-from featurestore.query.point_in_time import KEY, ROW, TIME
+from featurestore.query.point_in_time import KEY, TIME
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,15 +145,14 @@ def spine_times(spine: pa.Table, column: str) -> pa.Array:
 
 
 def join_spine(spine: pa.Table, group: FeatureGroup, key: str, times: pa.Array) -> pa.Table:
-    """The `row`, `key`, `time` table that one group is joined to.
+    """The table of `key` and `time` that one group is joined to.
 
     Raises:
         ValidationFailed: the key column is missing, or its values can't be identifiers of the group.
     """
     values = _column(spine, key, f"keys[{group.name!r}]")
     keys: Any = key_column(values, group.record_identifier_type, path=key)
-    rows = pa.array(np.arange(spine.num_rows, dtype=np.int64))
-    return pa.table({ROW: rows, KEY: keys, TIME: times})
+    return pa.table({KEY: keys, TIME: times})
 
 
 def _column(spine: pa.Table, name: str, path: str) -> pa.ChunkedArray:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -61,6 +64,43 @@ def join_file(path: str, spine: str) -> dict[str, Any]:
         answer = _joined(connection, table, f"read_parquet('{path}')", "at")
         took_s = time.perf_counter() - started_s
     return {"took_s": took_s, "checksum": training_set_checksum(table, answer)}
+
+
+def join_files(paths: list[str], spine: str, threads: int, memory_bytes: int) -> dict[str, Any]:
+    """An ASOF join with the rows of files of the feature store, which DuckDB spills to disk beyond its memory."""
+    table = pq.read_table(spine)
+    with tempfile.TemporaryDirectory() as folder, _connect(threads, memory_bytes) as connection:
+        connection.execute(f"SET temp_directory = '{folder}'")
+        started_s = time.perf_counter()
+        answer = _joined(connection, table, f"read_parquet({paths!r})", EVENT_TIME)
+        took_s = time.perf_counter() - started_s
+    return {"took_s": took_s, "checksum": training_set_checksum(table, answer)}
+
+
+def join_with_polars(paths: list[str], spine: str) -> dict[str, Any]:
+    """A `join_asof` of what the files hold; reading and sorting, which it needs, are part of it."""
+    table = pq.read_table(spine)
+    started_s = time.perf_counter()
+    history = pl.scan_parquet(paths).select(_needed()).sort(EVENT_TIME)
+    rows = pl.LazyFrame(table).sort("at")
+    joined = rows.join_asof(history, left_on="at", right_on=EVENT_TIME, by="account", strategy="backward")
+    features = joined.sort("row").select(data.ACCOUNT_FEATURES).collect().to_arrow(compat_level=pl.CompatLevel.oldest())
+    return {"took_s": time.perf_counter() - started_s, "checksum": training_set_checksum(table, features)}
+
+
+def join_with_pandas(paths: list[str], spine: str) -> dict[str, Any]:
+    """A `merge_asof` of what the files hold; reading and sorting, which it needs, are part of it."""
+    table = pq.read_table(spine)
+    rows = table.to_pandas()
+    started_s = time.perf_counter()
+    history = pa.concat_tables([pq.ParquetFile(path).read(_needed()) for path in paths]).to_pandas()
+    history = history.sort_values(EVENT_TIME)
+    joined = pd.merge_asof(rows.sort_values("at"), history, left_on="at", right_on=EVENT_TIME, by="account").sort_values("row")
+    took_s = time.perf_counter() - started_s
+    types = {"Integral": pa.int64(), "Fractional": pa.float64(), "String": pa.string()}
+    kinds = {name: types[data.ACCOUNTS[name]] for name in data.ACCOUNT_FEATURES}
+    features = pa.table({name: pa.Array.from_pandas(joined[name]).cast(kind) for name, kind in kinds.items()})
+    return {"took_s": took_s, "checksum": training_set_checksum(table, features)}
 
 
 def join_tables(paths: list[str], spine: str, threads: int, memory_bytes: int) -> dict[str, Any]:

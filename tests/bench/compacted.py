@@ -1,4 +1,5 @@
-"""A training set from a compacted history, beside the least it could cost: DuckDB's join of loaded tables and a plain scan."""
+"""A training set from a compacted history, beside the least it could cost (DuckDB's join of loaded tables and a plain scan), and
+beside what dataframe libraries make of the same files."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from tests.bench.sheet import Sheet
 OURS = "create_training_set"
 JOIN = "DuckDB: ASOF join by hand of loaded tables"
 SCAN = "DuckDB: plain scan of the needed columns"
+POLARS = "Polars: scan + join_asof by hand"
+PANDAS = "pandas: scan + merge_asof by hand"
 LIMITS = {"threads": 2, "memory_bytes": 8 << 30}
 """The same for the feature store's query engine and for DuckDB by hand."""
 
@@ -56,7 +59,7 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
             "features": f"{len(data.ACCOUNT_FEATURES)} of one group, all of it",
             "files": f"{len(small['paths']):,} of {small['bytes'] >> 20:,} MiB, compacted to {len(large['paths']):,} "
             f"of {large['bytes'] >> 20:,} MiB",
-            "limits": f"{LIMITS['threads']} threads, {LIMITS['memory_bytes'] >> 30} GiB for each query engine",
+            "limits": f"{LIMITS['threads']} threads, {LIMITS['memory_bytes'] >> 30} GiB for DuckDB and ours; none for others",
         }
     )
     for name, took_s, outcome in (
@@ -71,15 +74,20 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
         ours = isolated(accounts.join, home=home, spine=spine, **LIMITS)
         join = isolated(accounts_peers.join_tables, paths=large["paths"], spine=spine, **LIMITS)
         scan = isolated(accounts_peers.scan, paths=large["paths"], **LIMITS)
-        for name, outcome in ((OURS, ours), (JOIN, join), (SCAN, scan)):
+        by_polars = isolated(accounts_peers.join_with_polars, paths=large["paths"], spine=spine)
+        by_pandas = isolated(accounts_peers.join_with_pandas, paths=large["paths"], spine=spine)
+        for name, outcome in ((OURS, ours), (JOIN, join), (SCAN, scan), (POLARS, by_polars), (PANDAS, by_pandas)):
             sheet.add("Training set", name, {"took, s": outcome.answer["took_s"]} | _memory(outcome))
-        for step, took_s in ours.answer["steps"].items():
+        for step, took_s in (ours.answer["steps"] | {"to pandas": ours.answer["to_pandas_s"]}).items():
             sheet.add("Steps", f"{OURS}: {step}", {"took, s": took_s})
         sheet.add("Steps", "DuckDB: loading the tables", {"took, s": join.answer["load_s"]})
         ours_s, join_s = ours.answer["took_s"], join.answer["took_s"]
         sheet.ratio(f"{OURS} / (join of loaded tables + plain scan) (time)", ours_s, join_s + scan.answer["took_s"])
         sheet.ratio(f"{OURS} / (join of loaded tables + loading them) (time)", ours_s, join_s + join.answer["load_s"])
-        sheet.check("training set", {OURS: ours.answer["checksum"], JOIN: join.answer["checksum"]})
+        for name, outcome in ((POLARS, by_polars), (PANDAS, by_pandas)):
+            sheet.ratio(f"{name} / {OURS} (time)", outcome.answer["took_s"], ours_s)
+        answers = {OURS: ours, JOIN: join, POLARS: by_polars, PANDAS: by_pandas}
+        sheet.check("training set", {name: outcome.answer["checksum"] for name, outcome in answers.items()})
 
 
 def _memory(outcome: Outcome) -> dict[str, Any]:

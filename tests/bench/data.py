@@ -159,14 +159,17 @@ ACCOUNT_FEATURES = [name for name in ACCOUNTS if name not in ("account", "at")]
 LATE_HOURS = 24
 
 
-def account_frames(frames: int, rows: int, hours: int, accounts: int, late_share: float = 0.0) -> Iterator[pd.DataFrame]:
+def account_frames(
+    frames: int, rows: int, hours: int, accounts: int, late_share: float = 0.0, first: int = 0, end: int | None = None
+) -> Iterator[pd.DataFrame]:
     """The history of the accounts in frames of rising time, `hours` in all.
 
     Args:
         late_share: of the rows, how many have an event time up to LATE_HOURS before that of their neighbours.
+        first, end: only the frames from `first` to `end` - 1; by default all.
     """
     step_us = hours * HOUR_US // (frames * rows)
-    for number in range(frames):
+    for number in range(first, frames if end is None else end):
         rng = np.random.default_rng([17, number])
         # By whole steps: a late row keeps its own place within a step, so that hardly two times are alike.
         late_us = rng.integers(0, LATE_HOURS * HOUR_US // step_us, rows) * step_us * (rng.random(rows) < late_share)

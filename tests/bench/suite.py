@@ -21,6 +21,7 @@ from tests.bench import (
     online,
     redis_memory,
     relay,
+    scaling,
     stream,
     training_set,
 )
@@ -37,6 +38,7 @@ KINDS: dict[str, dict[str, Benchmark]] = {
     "offline": {
         "training_set": training_set.measure,
         "compacted": compacted.measure,
+        "scaling": scaling.measure,
         "appends": appends.measure,
         "feast_history": feast_history.measure,
     },

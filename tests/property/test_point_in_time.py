@@ -18,8 +18,11 @@ from featurestore.model.codec import encode_values
 from featurestore.model.event_time import format_iso
 from featurestore.model.feature_group import FeatureGroup, FeatureType, OfflineConfig, definitions
 from featurestore.offline import schema
+from featurestore.query.graves import matches_sql
 from featurestore.query.history import latest_sql
-from featurestore.query.point_in_time import Cut, GroupJoin, join_group, join_sql
+from featurestore.query.join import join_group
+from featurestore.query.matches import scan_sql
+from featurestore.query.point_in_time import Cut, GroupJoin
 from featurestore.query.sight import Sight
 
 ASOF_LOOP_ROWS = 64
@@ -168,7 +171,6 @@ def check(engine: Engine, sight: Sight, history: list[Past], spine: list[tuple[s
         rows = spine * copies
         table = pa.table(
             {
-                "row": pa.array(range(len(rows)), pa.int64()),
                 "key": pa.array([key for key, _ in rows], pa.string()),
                 "time": pa.array([time_us for _, time_us in rows], schema.INSTANT),
             }
@@ -259,12 +261,13 @@ def check_latest(engine: Engine, sight: Sight, history: list[Past], as_of_us: in
 def test_write_times_are_compared_only_where_api_times_repeat(cut: Cut, hard: bool) -> None:
     unique = Sight(GROUP, ["x.parquet"], deletes=hard, hard_deletes=hard)
     for sight in (unique, replace(unique, api_times_repeat=True)):
-        for sql in (join_sql(GroupJoin(sight, [("value", "value")]), cut), latest_sql(sight)):
+        for sql in (matches_sql(sight, cut), latest_sql(sight)):
             assert (f"b := {schema.WRITE_TIME}" in sql) is sight.api_times_repeat
+        assert (f"({schema.WRITE_TIME})" in scan_sql(sight, cut)) is sight.api_times_repeat
 
 
 def test_a_file_that_is_gone_is_told_from_a_statement_that_fails(engine: Engine, tmp_path: Path) -> None:
-    spine = pa.table({"row": pa.array([0]), "key": ["a"], "time": pa.array([5], schema.INSTANT)})
+    spine = pa.table({"key": ["a"], "time": pa.array([5], schema.INSTANT)})
     sight = sight_of(tmp_path, [Past("a", 1, Op.PUT, None, 1, 0), Past("a", 2, Op.PUT, None, 2, 1)], 2)
     Path(sight.paths[0]).write_bytes(b"no Parquet at all")
     with pytest.raises(QueryFailed):
