@@ -31,7 +31,8 @@ LOAD_ROWS: Final = 256
 LOAD_CALLS: Final = 64
 """Such calls of one round trip."""
 STEP_ROWS: Final = 16_384
-"""Rows whose bytes are put together at a time."""
+STEP_BYTES: Final = 32 << 20
+"""Rows whose bytes are put together at a time, and what they may take, by the average of all; one call's rows at least."""
 
 _LOAD: Final = load_script("load")
 _BYTES: Final = pa.large_binary()
@@ -64,8 +65,10 @@ class BulkLoad:
     def _load(self, rows: StampedRows) -> int:
         loaded = 0
         with_subjects = False
-        for start in range(0, len(rows), STEP_ROWS):
-            step = _Step(self.keyspace, rows.slice(start, STEP_ROWS))
+        average_bytes = rows.columns.nbytes // max(1, len(rows)) + 1
+        step_rows = max(LOAD_ROWS, min(STEP_ROWS, STEP_BYTES // average_bytes))
+        for start in range(0, len(rows), step_rows):
+            step = _Step(self.keyspace, rows.slice(start, step_rows))
             for first in range(0, len(step.spans), LOAD_CALLS):
                 spans = step.spans[first : first + LOAD_CALLS]
                 replies = self.run([step.call(span, with_subjects=with_subjects) for span in spans])
