@@ -46,7 +46,8 @@ NOT_HTTP = (
 )
 """What uvicorn sends, masked, when it can't make sense of the bytes."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-PIECE_BYTES = 1 << 16
+FILL_BYTES = 10_000
+"""Of empty lines, which fill a body and mean nothing between requests."""
 
 _DATE = re.compile(rb"(?<=\r\ndate: )[^\r\n]*")
 _REQUEST_ID = re.compile(rb"(?<=\r\nx-amzn-requestid: )[^\r\n]*")
@@ -210,8 +211,12 @@ class Client:
         return self._take(len(self.received))
 
     def goodbye(self, finals: int = 1) -> bytes:
-        """The rest of the connection's answers, after a last request."""
-        self.send(FINAL * finals)
+        """The rest of the connection's answers, after a last request.
+
+        Args:
+            finals: more than one if bytes may be missing of a request before; a body may then lack FILL_BYTES.
+        """
+        self.send(FINAL if finals == 1 else FINAL * finals + b"\r\n" * (FILL_BYTES // 2) + FINAL)
         return self.rest()
 
     def ask(self, request: bytes, method: str | None = None) -> bytes:
