@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+import msgspec
 
 from featurestore.online.protocol import RecordKey
 
@@ -11,7 +13,7 @@ Form = TypeVar("Form")
 """What is known of a group's features that are asked for, as the form of the answer needs it."""
 
 
-class Entry(NamedTuple, Generic[Form]):
+class Entry(msgspec.Struct, Generic[Form], frozen=True, gc=False):
     """Records of one group.
 
     Attributes:
@@ -26,7 +28,7 @@ class Entry(NamedTuple, Generic[Form]):
     form: Form
 
 
-class BatchGet(NamedTuple, Generic[Form]):
+class BatchGet(msgspec.Struct, Generic[Form], frozen=True):
     """What one request asks for.
 
     Attributes:

@@ -36,10 +36,13 @@ from featurestore.offline.schema import typed_array
 from featurestore.online.protocol import Found
 
 ARROW_STREAM: Final = "application/vnd.apache.arrow.stream"
-CELLS_MAX: Final = 1 << 22
+CELLS_MAX: Final = 1 << 20
 """Identifiers times features of one answer. A column has room for every row, also for those of groups that lack the feature."""
 BATCH_CELLS_MAX: Final = 1 << 16
-"""After so many cells a record batch ends, and others have their turn: some 10 ms of work."""
+BATCH_ROWS_MIN: Final = 32
+"""After so many cells, but not fewer rows, a record batch ends and others have their turn. With fewer rows, what
+Arrow does for each column of each batch would cost more than the values.
+"""
 BATCH_BYTES_MAX: Final = 16 << 20
 """After so many bytes of stored values, too."""
 
@@ -141,7 +144,7 @@ class RecordArrow:
                 f"at most {CELLS_MAX:,} identifiers times features in an Arrow answer; ask in parts, or for some FeatureNames"
             )
             raise ValidationFailed.one("Identifiers", expected, cells)
-        self._rows_max = max(1, BATCH_CELLS_MAX // max(1, len(features)))
+        self._rows_max = max(BATCH_ROWS_MIN, BATCH_CELLS_MAX // max(1, len(features)))
         # Scalars of one type are converted as one column: what Arrow does costs by the call rather than by the value.
         self._runs = [[item for item in features if item.collection is None and item.type is kind] for kind in FeatureType]
         self._runs += [[item] for item in features if item.collection is not None]
@@ -175,14 +178,16 @@ class RecordArrow:
         expiries: list[int | None] = []
         rows: list[Sequence[Any]] = []
         size_bytes = 0
-        found = iter(items)
-        for _, group, identifiers, form in self._batch.entries:
+        end = 0
+        for entry in self._batch.entries:
+            start, end = end, end + len(entry.identifiers)
+            form = entry.form
             pick = form.picker(self._order)
-            for identifier, item in zip(identifiers, islice(found, len(identifiers)), strict=True):
+            for identifier, item in zip(entry.identifiers, items[start:end], strict=True):
                 if item is None:
                     continue
                 values, expires_at_us = item
-                groups.append(group)
+                groups.append(entry.group)
                 expiries.append(expires_at_us)
                 rows.append(pick(form.row(identifier, values)))
                 size_bytes += len(values)

@@ -6,8 +6,7 @@ values need no escaping either, they are set into it as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -96,7 +95,7 @@ def record_json(plan: RecordPlan, features: Sequence[str] | None) -> RecordJson:
     return made
 
 
-def batch_json(batch: BatchGet[RecordJson], items: Iterable[Found]) -> bytes:
+def batch_json(batch: BatchGet[RecordJson], items: Sequence[Found]) -> bytes:
     """The answer to a BatchGetRecord.
 
     Args:
@@ -106,15 +105,16 @@ def batch_json(batch: BatchGet[RecordJson], items: Iterable[Found]) -> bytes:
         StoreCorrupt: the values of a record can't be read.
     """
     records: list[str] = []
-    found = iter(items)
     with_expiry = batch.with_expiry
-    for _, group, identifiers, form in batch.entries:
-        before = f'{{"FeatureGroupName":{json_text(group)},"RecordIdentifierValueAsString":'
-        for identifier, item in zip(identifiers, islice(found, len(identifiers)), strict=True):
+    end = 0
+    for entry in batch.entries:
+        start, end = end, end + len(entry.identifiers)
+        before = f'{{"FeatureGroupName":{json_text(entry.group)},"RecordIdentifierValueAsString":'
+        members = entry.form.members
+        for identifier, item in zip(entry.identifiers, items[start:end], strict=True):
             if item is not None:
-                values, expires_at_us = item
-                expires_at_us = expires_at_us if with_expiry else None
-                records.append(form.members(f"{before}{json_text(identifier)},", values, expires_at_us))
+                expires_at_us = item[1] if with_expiry else None
+                records.append(members(f"{before}{json_text(identifier)},", item[0], expires_at_us))
     text = f"{'},'.join(records)}{'}' if records else ''}"
     return f'{{"Records":[{text}],"Errors":{json_text(batch.errors)},"UnprocessedIdentifiers":[]}}'.encode()
 
