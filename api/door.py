@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import math
 import time
 from collections.abc import Callable
 from enum import Enum, auto
@@ -124,6 +125,9 @@ class Door:
         self._reading = asyncio.Lock()
         self.open_until_s = 0.0
         """By `time.monotonic`: until then nobody is asked for a signature; after it, requests have to be let in one by one."""
+        self.stale_at_s = 0.0
+        """By the same clock: when it is time for `refresh_soon`."""
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def admit(self, api: Api, scope: Scope, receive: Receive) -> Admitted:
         """Everything that comes before an operation.
@@ -231,9 +235,14 @@ class Door:
             case _:
                 return rights.native_operation(method, scope["path"])
 
-    async def _refresh(self) -> None:
+    def refresh_soon(self) -> None:
+        """Read the keys anew beside the requests, so that none has to wait for that when they are out of date."""
+        self.stale_at_s = math.inf
+        self._refreshing = asyncio.get_running_loop().create_task(self._refresh(KEYS_S_MAX / 2))
+
+    async def _refresh(self, age_s_max: float = KEYS_S_MAX) -> None:
         async with self._reading:
-            if time.monotonic() - self._read_at_s < KEYS_S_MAX:
+            if time.monotonic() - self._read_at_s < age_s_max:
                 return
             started_s = time.monotonic()
             try:
@@ -245,6 +254,7 @@ class Door:
             self._read_at_s = started_s
             is_open = self._failure is None and not self._keys.required and self._hosts is not None
             self.open_until_s = started_s + KEYS_S_MAX if is_open else 0.0
+            self.stale_at_s = started_s + KEYS_S_MAX / 2
 
 
 class _Replay:

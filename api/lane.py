@@ -183,7 +183,10 @@ class RecordLane(Connection):
                 return end
             body = data[end - head.length : end]
         line = data[: block_at - 2]
-        if not (head.allowed and monotonic() < self._door.open_until_s) and not self._is_signed(line, head, body):
+        now_s = monotonic()
+        if now_s >= self._door.stale_at_s:
+            self._door.refresh_soon()
+        if not (head.allowed and now_s < self._door.open_until_s) and not self._is_signed(line, head, body):
             return 0
         self._asked, self._held = line, data[end:]
         try:
