@@ -158,14 +158,16 @@ def times_us(values: pa.Array, *, floor: bool = False) -> pa.Array:
     Args:
         floor: round nanoseconds down; otherwise a time that has some is null, as it could not be kept.
     """
+    unit = values.type.unit
+    if unit == "us":
+        return within_years(values.cast(pa.int64()))
     ticks = numpy_of(values.cast(pa.int64()))
     valid = valid_of(values)
-    unit = values.type.unit
     if unit == "ns":
         times, rest = np.divmod(ticks, 1000)
         kept = valid if floor else valid & (rest == 0)
     else:
-        tick_us = {"s": SECOND_US, "ms": 1000, "us": 1}[unit]
+        tick_us = {"s": SECOND_US, "ms": 1000}[unit]
         ticks_max = event_time.EVENT_TIME_US_MAX // tick_us  # further from 1970 than the year 0 is
         kept = valid & (ticks >= -ticks_max) & (ticks <= ticks_max)
         times = np.where(kept, ticks, 0) * tick_us

@@ -112,9 +112,15 @@ def iso_texts(times_us: pa.Array) -> pa.Array:
     Texts are put together from tables of their parts; Arrow prints a time several times slower.
     """
     times = numpy_of(times_us)
-    steps = [_iso_characters(times[start : start + _ISO_ROWS]) for start in range(0, len(times), _ISO_ROWS)]
-    characters = np.concatenate([step[0] for step in steps]) if steps else np.empty(0, np.uint8)
-    offsets = np.concatenate([[0], *(step[1] for step in steps)]).cumsum()
+    characters = np.empty(len(times) * _ISO.itemsize, np.uint8)
+    offsets = np.zeros(len(times) + 1, np.int64)
+    for start in range(0, len(times), _ISO_ROWS):
+        some = times[start : start + _ISO_ROWS]
+        found, lengths = _iso_characters(some)
+        first = offsets[start]
+        characters[first : first + len(found)] = found
+        np.cumsum(lengths, out=offsets[start + 1 : start + 1 + len(some)])
+        offsets[start + 1 : start + 1 + len(some)] += first
     texts = pa.LargeStringArray.from_buffers(len(times), pa.py_buffer(offsets), pa.py_buffer(characters))
     return kept_where(times_us.is_valid(), texts)
 
