@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,8 @@ from tests.redis_server import RedisServer, server_version, wait_until
 
 OURS, WAITING, REMEMBERED = "one value per record (ours)", "ours, its change in the outbox", "ours, the same with a write id"
 HASH, JSON = "a hash, one field per feature", "a JSON text"
+PACKED, EMPTY = "the packed values alone", "nothing, under the same key"
+"""The least that one key for each record takes with a value of ours, and what the server takes for the key itself."""
 PAGE = 1000
 WARMING = 10
 """Records that are written first, so that what the server keeps for a script or a connection is there before."""
@@ -97,6 +99,7 @@ class _Records:
 
 def _round(sheet: Sheet, records: _Records, server: RedisServer, client: redis.Redis) -> None:
     sizes: dict[str, float] = {}
+    payloads: dict[str, float] = {}
     put = [dict(data.record(change.record_id, records.features, 0)) for change in records.changes[:CHECKED]]
     answers = {"records as put": _checksum(records, put)}
     ways: dict[str, Callable[[Keyspace, Sequence[Change]], float]] = {
@@ -105,6 +108,8 @@ def _round(sheet: Sheet, records: _Records, server: RedisServer, client: redis.R
         REMEMBERED: lambda keyspace, some: _put(keyspace, some, write_ids=True),
         HASH: lambda keyspace, some: _write_hashes(client, keyspace, records, some),
         JSON: lambda keyspace, some: _write_json(client, keyspace, records, some),
+        PACKED: lambda keyspace, some: _write_values(client, keyspace, {change: change.values for change in some}),
+        EMPTY: lambda keyspace, some: _write_values(client, keyspace, dict.fromkeys(some, b"")),
     }
     for row, write in ways.items():
         client.flushall()
@@ -115,12 +120,19 @@ def _round(sheet: Sheet, records: _Records, server: RedisServer, client: redis.R
         payload_bytes = write(keyspace, records.changes)
         _require_all(client, keyspace, records.changes)
         sizes[row] = (settled_bytes(client) - before) / len(records.changes)
+        payloads[row] = payload_bytes
         sheet.add(f"{records.features} features", row, {"bytes of memory": sizes[row], "payload, bytes": payload_bytes})
+        if row == EMPTY:
+            continue
         answers[row] = _checksum(records, _read(client, keyspace, records, row))
     key_bytes = sum(len(_key(keyspace, change)) for change in records.changes) / len(records.changes)
     sheet.add(f"{records.features} features", "the key of a record", {"payload, bytes": key_bytes})
     sheet.ratio(f"{HASH} / ours, {records.features} features", sizes[HASH], sizes[OURS])
     sheet.ratio(f"{JSON} / ours, {records.features} features", sizes[JSON], sizes[OURS])
+    least = payloads[PACKED] + sizes[EMPTY]
+    sheet.ratio(
+        f"ours / packed values and the server's cost of a key (goal: 1.3), {records.features} features", sizes[OURS], least
+    )
     sheet.check(f"records of {records.features} features", answers)
 
 
@@ -177,6 +189,13 @@ def _write_json(client: redis.Redis, keyspace: Keyspace, records: _Records, some
     return payload / len(some)
 
 
+def _write_values(client: redis.Redis, keyspace: Keyspace, values: Mapping[Change, bytes]) -> float:
+    some = list(values)
+    for page in _pages(some):
+        client.mset({_key(keyspace, change): values[change] for change in page})
+    return sum(map(len, values.values())) / len(some)
+
+
 def _value_bytes(keyspace: Keyspace, some: Sequence[Change]) -> float:
     """The average length of the values under the records' keys."""
     total = 0
@@ -201,6 +220,9 @@ def _read(client: redis.Redis, keyspace: Keyspace, records: _Records, row: str) 
         return [{name.decode(): text.decode() for name, text in found.items()} for found in hashes]
     if row == JSON:
         return [json.loads(client.get(_key(keyspace, change)), parse_float=str, parse_int=str) for change in some]
+    if row == PACKED:
+        stored = client.mget([_key(keyspace, change) for change in some])
+        return [records.texts(msgspec.structs.replace(change, values=found)) for change, found in zip(some, stored, strict=True)]
 
     async def read(store: RedisOnlineStore) -> list[dict[str, str]]:
         found = await store.get([(change.group_id, change.record_id) for change in some])

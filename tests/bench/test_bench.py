@@ -29,7 +29,7 @@ TABLES = {
     "scaling": {"Took, s": 6, "Memory beyond spine and answer, MiB": 3},
     "appends": {"Appending": 2, "Compaction": 1, "Training sets": 3, "Live files": 4},
     "freshness": {"From PutRecord to training set": 3},
-    "redis_memory": {"10 features": 6, "50 features": 6},
+    "redis_memory": {"10 features": 8, "50 features": 8},
     "relay": {"From the outbox to the topic": 3},
     "offline_writer": {"From the topic to Parquet": 3, "Files": 2},
     "stream": {"From a topic to Redis and the outbox": 3},
