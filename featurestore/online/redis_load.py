@@ -7,6 +7,7 @@ its beginning, the keys of its rows, their values.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -67,19 +68,23 @@ class BulkLoad:
         with_subjects = False
         average_bytes = rows.columns.nbytes // max(1, len(rows)) + 1
         step_rows = max(LOAD_ROWS, min(STEP_ROWS, STEP_BYTES // average_bytes))
-        for start in range(0, len(rows), step_rows):
-            step = _Step(self.keyspace, rows.slice(start, step_rows))
-            for first in range(0, len(step.spans), LOAD_CALLS):
-                spans = step.spans[first : first + LOAD_CALLS]
-                replies = self.run([step.call(span, with_subjects=with_subjects) for span in spans])
-                unsure = [span for span, reply in zip(spans, replies, strict=True) if reply is None]
-                if unsure:
-                    with_subjects = True
-                    replies += self.run([step.call(span, with_subjects=True) for span in unsure])
-                for count, faults in filter(None, replies):
-                    if faults:
-                        raise self.refused(faults[1])
-                    loaded += count
+        starts = range(0, len(rows), step_rows)
+        with ThreadPoolExecutor(1) as pool:  # the next step is put together while the servers are at work on this one
+            following = pool.submit(_Step, self.keyspace, rows.slice(0, step_rows))
+            for start in starts:
+                step = following.result()
+                following = pool.submit(_Step, self.keyspace, rows.slice(start + step_rows, step_rows))
+                for first in range(0, len(step.spans), LOAD_CALLS):
+                    spans = step.spans[first : first + LOAD_CALLS]
+                    replies = self.run([step.call(span, with_subjects=with_subjects) for span in spans])
+                    unsure = [span for span, reply in zip(spans, replies, strict=True) if reply is None]
+                    if unsure:
+                        with_subjects = True
+                        replies += self.run([step.call(span, with_subjects=True) for span in unsure])
+                    for count, faults in filter(None, replies):
+                        if faults:
+                            raise self.refused(faults[1])
+                        loaded += count
         return loaded
 
 
