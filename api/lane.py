@@ -25,7 +25,7 @@ from api.connection import Connection
 from api.runtime import RETRY_TOKEN_CHARS_MAX, RETRY_TOKEN_HEADER, Call, asked_for
 from api.runtime import query as query_of
 from api.runtime import segments as segments_of
-from api.wire import Answer, answered, request_id
+from api.wire import JSON, Answer, answered, request_id
 from featurestore.access.sigv4 import Request
 
 HEAD_BYTES_MAX: Final = 16 << 10
@@ -57,7 +57,7 @@ _UNUSUAL: Final = frozenset(
     )
 )
 """Headers of which uvicorn has to know."""
-_VARYING: Final = frozenset((b"amz-sdk-invocation-id", b"authorization", b"content-length", b"x-amz-content-sha256"))
+_VARYING: Final = frozenset((b"amz-sdk-invocation-id", b"authorization", b"x-amz-content-sha256"))
 """Headers that are not worth to be remembered, as they are different in each request."""
 LINES_MAX: Final = 1024
 LINE_BYTES_MAX: Final = 1024
@@ -72,16 +72,39 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     """The header lines of one request in plain form.
 
     Attributes:
-        headers: as sent, names in lower case.
+        headers: as sent, by name in lower case.
         length: of the body.
         allowed: whether the store may be called by this Host without a signature; a request without one is not from a browser.
     """
 
-    headers: list[Header]
+    headers: dict[bytes, bytes]
     length: int
     allowed: bool
     retry_token: str | None
     accept: bytes
+
+
+class Starts:
+    """How answers begin: with headers that uvicorn makes anew each second.
+
+    Attributes:
+        made_for: uvicorn's headers.
+        common: the same as bytes.
+        plain: all that is before the length of an answer that is a success, JSON and has no headers of its own.
+        are_last: whether they say that each answer is the last of its connection.
+    """
+
+    __slots__ = ("are_last", "common", "made_for", "plain")
+
+    def __init__(self) -> None:
+        self.make([])
+
+    def make(self, headers: list[Header]) -> None:
+        """Use other headers from now on."""
+        self.made_for = headers
+        self.common = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.plain = b"%b%bcontent-type: %b\r\ncontent-length: " % (STATUS_LINE[200], self.common, JSON)
+        self.are_last = (b"connection", b"close") in headers
 
 
 class RecordLane(Connection):
@@ -90,6 +113,7 @@ class RecordLane(Connection):
     service: Service
     lines: dict[bytes, Header]
     """Header lines in plain form that came before, on any connection."""
+    starts: Starts
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -105,10 +129,12 @@ class RecordLane(Connection):
         self._wanted_bytes = 0
         """What must be held for a complete request; 0 when nothing of it is known."""
         self._is_ending = False
+        self._is_half_closed = False
         self._idle_since_s = 0.0
+        self._host: bytes | None = None
+        self._is_allowed = True
         self._usual_block = b""
         self._usual_head: Head | None = None
-        self._start: tuple[Any, bytes, bool] = (None, b"", False)
 
     # Bytes that come in
 
@@ -240,17 +266,22 @@ class RecordLane(Connection):
         status, body, content_type, headers = answer
         if self.access_log:
             self._log(line, status)
-        more = b"".join([b"%b: %b\r\n" % header for header in headers]) if headers else b""
-        common, is_last = self._common_headers()
-        if self._is_ending and not self._held and not is_last:
-            is_last = True
-            more += b"connection: close\r\n"
-        transport.write(
-            b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-amzn-requestid: %b\r\n%b\r\n%b"
-            % (STATUS_LINE[status], common, content_type, len(body), identifier, more, body)
-        )
+        if self.starts.made_for is not self.server_state.default_headers:
+            self.starts.make(self.server_state.default_headers)
+        is_last = self.starts.are_last
+        if status == 200 and content_type is JSON and not headers and not self._is_ending:
+            transport.write(b"%b%d\r\nx-amzn-requestid: %b\r\n\r\n%b" % (self.starts.plain, len(body), identifier, body))
+        else:
+            more = b"".join([b"%b: %b\r\n" % header for header in headers])
+            if self._is_ending and not self._held and not is_last:
+                is_last = True
+                more += b"connection: close\r\n"
+            transport.write(
+                b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-amzn-requestid: %b\r\n%b\r\n%b"
+                % (STATUS_LINE[status], self.starts.common, content_type, len(body), identifier, more, body)
+            )
         self.server_state.total_requests += 1
-        if is_last:
+        if is_last or (self._is_half_closed and not self._held):
             transport.close()
             return
         self._idle_since_s = self.loop.time()
@@ -272,16 +303,6 @@ class RecordLane(Connection):
         else:
             self._take(data)
 
-    def _common_headers(self) -> tuple[bytes, bool]:
-        """Those that uvicorn sends with every answer, made anew each second; and whether they say that it is the last one."""
-        current = self.server_state.default_headers
-        made_for, text, is_last = self._start
-        if made_for is not current:
-            text = b"".join([b"%b: %b\r\n" % header for header in current])
-            is_last = (b"connection", b"close") in current
-            self._start = (current, text, is_last)
-        return text, is_last
-
     def _log(self, line: bytes, status: int) -> None:
         """As uvicorn does."""
         method, target, _ = line.split(b" ")
@@ -291,6 +312,13 @@ class RecordLane(Connection):
         self.access_logger.info('%s - "%s %s HTTP/%s" %d', get_client_addr(scope), method.decode(), full_path, "1.1", status)
 
     # The connection
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """A client that sends no more still gets the answers to what it has sent."""
+        if self._asked is not None and self.transport.get_extra_info("ssl_object") is None:
+            self._is_half_closed = True
+            return True
+        return super().eof_received()
 
     def shutdown(self) -> None:
         if self._asked is not None or self._held:
@@ -353,8 +381,9 @@ class RecordLane(Connection):
         token = headers.get(RETRY_TOKEN_HEADER)
         retry_token = token.decode("latin-1") if token is not None and len(token) <= RETRY_TOKEN_CHARS_MAX else None
         host = headers.get(b"host")
-        allowed = host is None or self._door.allows(host)
-        return Head(list(headers.items()), int(length), allowed, retry_token, accept)
+        if host is not self._host:  # the same object while its line is remembered
+            self._host, self._is_allowed = host, host is None or self._door.allows(host)
+        return Head(headers, int(length), self._is_allowed, retry_token, accept)
 
     def _header(self, line: bytes) -> Header | None:
         """One header line, which may become one of those that are known; None unless it is in plain form."""
@@ -375,9 +404,9 @@ class RecordLane(Connection):
         method, target, _ = line.split(b" ")
         path, _, query = target.partition(b"?")
         operation = _OPERATIONS.get(line[:2]) or f"sagemaker:{path[1:].decode()}"
-        return self._door.admits_now(operation, Request(method.decode(), path, query, head.headers), body)
+        return self._door.admits_now(operation, Request(method.decode(), path, query, list(head.headers.items())), body)
 
 
 def lane_of(service: Service) -> type[Connection]:
     """The protocol class, for uvicorn's `http` setting, of connections to a service."""
-    return type("RecordLane", (RecordLane,), {"service": service, "lines": {}})
+    return type("RecordLane", (RecordLane,), {"service": service, "lines": {}, "starts": Starts()})

@@ -223,11 +223,12 @@ class Runtime:
 
     def put_soon(self, group: str, body: bytes, retry_token: str | None, done: Done) -> None:
         """PutRecord."""
-        if self._records.known_plan(group) is None:
+        plan = self._records.known_plan(group)
+        if plan is None:
             _group_name(group)
         request = decode(body, PutRecordRequest)
         self._records.put_soon(
-            group,
+            plan or self._records.plan(group),
             _pairs(request.Record),
             lambda applied: done(applied if isinstance(applied, Exception) else DONE),
             targets=_targets(request.TargetStores),
@@ -428,12 +429,14 @@ def _write_request(entry: msgspec.Raw, ttl: TtlDuration | None) -> WriteRequest 
 def _pairs(values: Sequence[FeatureValue], *, path: str = "Record") -> list[FeaturePair]:
     if not values:
         raise ValidationFailed.one(path, "at least one feature value")
-    return [_pair(value, path, position) for position, value in enumerate(values)]
+    return [
+        (value.FeatureName, value.ValueAsString) if value.ValueAsStringList is None else _pair(value, path, position)
+        for position, value in enumerate(values)
+    ]
 
 
 def _pair(value: FeatureValue, path: str, position: int) -> FeaturePair:
-    if value.ValueAsStringList is None:
-        return value.FeatureName, value.ValueAsString
+    """That of a collection."""
     if value.ValueAsString is not None:
         raise ValidationFailed.one(f"{path}[{position}]", "ValueAsString or ValueAsStringList, not both", value.FeatureName)
     return value.FeatureName, value.ValueAsStringList

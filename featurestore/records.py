@@ -160,6 +160,8 @@ class Records:
         """
         self.known_plan = groups.known
         """The plan of a group if it was asked for before under this name or ARN, see `GroupCache.known`."""
+        self.plan = groups.plan
+        """That of a group, see `GroupCache.plan`."""
         self.read = online.read
         """What is stored of some records, in one round trip; see `OnlineStore.read`."""
         self._groups = groups
@@ -189,7 +191,7 @@ class Records:
 
     def put_soon(
         self,
-        group: str,
+        plan: RecordPlan,
         pairs: Iterable[FeaturePair],
         done: Callable[[Applied | Exception], None],
         *,
@@ -201,9 +203,8 @@ class Records:
         stores have to say against it.
 
         Raises:
-            FeatureGroupNotFound, ValidationFailed; then `done` is not called.
+            ValidationFailed; then `done` is not called.
         """
-        plan = self._groups.plan(group)
         change = plan.put(pairs, targets=targets, ttl=ttl, write_token=write_token)
         if plan.group.durability is not Durability.LOG:
             self._online.apply_soon(change, done)

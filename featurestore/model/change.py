@@ -121,8 +121,7 @@ class Outcome(StrEnum):
     """The record is not what the change was made from any more: nothing was written or logged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(msgspec.Struct, frozen=True, gc=False):
     """The answer to one change. `stamp` is None when nothing was written."""
 
     outcome: Outcome

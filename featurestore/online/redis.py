@@ -218,10 +218,12 @@ class RedisOnlineStore:
         return applied[0]
 
     def apply_soon(self, change: Change, done: Callable[[Applied | Exception], None]) -> None:
-        def written(answer: list[Any] | Exception) -> None:
-            done(answer if isinstance(answer, Exception) else answer[0])
-
-        self._write(self._prepared([change], written))
+        group_id, written = change.group_id, change.record_id.encode()
+        shard = shard_of_bytes(written, self._shards)
+        key = (self._prefixes.get(group_id) or self._record_prefixes(group_id))[shard] + written
+        body = encode_change(change)
+        head = _change_head(change, body, call=1, offset=0, upon_us=None)
+        self._write(_Write({shard: _Part([key], [head, body], [0])}, 1, "", False, partial(_tell_one, done)))
 
     async def page(
         self, group_id: int, after: RecordPlace | None, records_max: int, *, deleted: bool = False, values: bool = False
@@ -608,6 +610,10 @@ def _change_head(change: Change, body: bytes, *, call: int, offset: int, upon_us
         upon_us or 0,
     )
     return head + write_id
+
+
+def _tell_one(done: Callable[[Applied | Exception], None], answer: list[Any] | Exception) -> None:
+    done(answer if isinstance(answer, Exception) else answer[0])
 
 
 def _take_reads(reads: Sequence[tuple[int, _Decode, Callable[[Any], None]]], found: Sequence[Any], now_us: Sequence[int]) -> None:
