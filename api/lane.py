@@ -281,7 +281,7 @@ class RecordLane(Connection):
                 % (STATUS_LINE[status], self.starts.common, content_type, len(body), identifier, more, body)
             )
         self.server_state.total_requests += 1
-        if is_last or (self._is_half_closed and not self._held):
+        if is_last or self._is_half_closed:
             transport.close()
             return
         self._idle_since_s = self.loop.time()
@@ -314,9 +314,10 @@ class RecordLane(Connection):
     # The connection
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """A client that sends no more still gets the answers to what it has sent."""
+        """A client that sends no more still gets the answer that is on its way. What it sent behind that is not begun, as it may
+        have gone altogether."""
         if self._asked is not None and self.transport.get_extra_info("ssl_object") is None:
-            self._is_half_closed = True
+            self._is_half_closed, self._held = True, b""
             return True
         return super().eof_received()
 
