@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable
 from typing import Final
@@ -33,6 +34,10 @@ FAREWELL_S: Final = 1.0
 SHUTDOWN_S: Final = 20
 """How long requests under way may take after that."""
 TURN_S: Final = 0.01
+SWITCH_S: Final = 0.0005
+"""How long a thread of background work keeps the interpreter while requests wait for it: a tenth of Python's own interval. With
+that, requests behind a flush took 14 to 180 ms at their slowest hundredth, and 5 to 30 ms with this one.
+"""
 
 
 def require_tls(settings: Settings) -> None:
@@ -101,6 +106,7 @@ def serve(
         stopping: called once, when it has been told to stop; by default it lets nobody begin a connection any more.
         ready: as for `Service`.
     """
+    sys.setswitchinterval(SWITCH_S)
     hosts = LOOPBACK_HOSTS | {settings.host.encode()} if is_loopback(settings.host) else None
     service = Service(store, ready=ready, hosts=hosts)
     config = uvicorn.Config(

@@ -7,6 +7,7 @@ Kafka, and without rebalances that stop everybody.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ class OfflineWriterWorker(Background):
         self._store = store
         self._flush_s = flush_s
         self.status = WriterStatus(None, None)
+
+    def start(self) -> None:
+        importlib.import_module("pandas")  # Arrow does it with the first array it makes, and requests would wait meanwhile
+        super().start()
 
     def _flush(self) -> float:
         drained = self._store.flush()

@@ -20,7 +20,7 @@ from featurestore.model.codec import decode_change
 
 _log: Final = logging.getLogger(__name__)
 
-PAGE_ENTRIES: Final = 2_000
+PAGE_ENTRIES: Final = 512
 """Entries of one command; the server does nothing else while it answers one."""
 _TRIM: Final = load_script("trim")
 

@@ -8,7 +8,6 @@ Source of the rules: the API's PutRecord and DeleteRecord pages; where they are 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
@@ -80,14 +79,12 @@ class Stamp(msgspec.Struct, frozen=True, array_like=True, gc=False):
     api_time_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedChange:
+class LoggedChange(msgspec.Struct, frozen=True, gc=False):
     change: Change
     stamp: Stamp
 
 
-@dataclass(frozen=True, slots=True)
-class PoisonChange:
+class PoisonChange(msgspec.Struct, frozen=True, gc=False):
     """A log entry that is no change: its bytes do not decode.
 
     Attributes:
@@ -100,8 +97,7 @@ class PoisonChange:
     stamp: Stamp | None
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(msgspec.Struct, frozen=True, gc=False):
     """What stands at one offset of a shard of the change log."""
 
     offset: int
