@@ -23,7 +23,7 @@ from api.wire import Receive, Scope, read_body, require_declared_size
 from featurestore.access import sigv4
 from featurestore.access.authenticator import ANYBODY, Caller, Claim, claim
 from featurestore.access.keys import Keys
-from featurestore.access.sigv4 import Payload, Request
+from featurestore.access.sigv4 import Payload, Request, SameHeaders
 from featurestore.errors import AccessForbidden, AuthenticationFailed, SignatureMismatch, StoreUnavailable
 
 KEYS_S_MAX: Final = 0.5
@@ -66,6 +66,20 @@ class Admitted(NamedTuple):
     body: bytes | None
     receive: Receive
     payload: Payload | None
+
+
+class Standing(NamedTuple):
+    """What is known of a signed request whose headers another one may have as well.
+
+    Attributes:
+        keys: those at that moment.
+        body_sha256: as `Claim.body_sha256`.
+    """
+
+    keys: Keys
+    caller: Caller
+    body_sha256: str | None
+    same: SameHeaders
 
 
 class ClientGone(Exception):
@@ -166,21 +180,45 @@ class Door:
         """Whether requests may call a store without keys so."""
         return self._hosts is not None and _is_host(host, self._hosts)
 
-    def admits_now(self, operation: str, request: Request, body: bytes) -> bool:
+    def admits_now(self, operation: str, request: Request, body: bytes) -> Standing | None:
         """Whether a signed request to the runtime API may enter, known without waiting. If not, `admit` says why or does."""
-        if self._failure is not None or not self._keys.required or time.monotonic() - self._read_at_s >= KEYS_S_MAX:
-            return False
+        if not self._knows_keys():
+            return None
         try:
             claimed = claim(request, self._keys, service=SAGEMAKER.encode())
-            found = hashlib.sha256(body).hexdigest() if body else sigv4.EMPTY_SHA256
-            promised = claimed.body_sha256
-            if promised is not None and not hmac.compare_digest(found.encode(), promised.encode("latin-1")):
-                return False
-            claimed.verify(found)
-            rights.require(claimed.caller, operation)
-        except (AccessForbidden, AuthenticationFailed):
+            standing = Standing(self._keys, claimed.caller, claimed.body_sha256, claimed.same_headers())
+        except AuthenticationFailed:
+            return None
+        value = claimed.signature.value
+        return standing if self._holds(standing, operation, request.method, request.path, request.query, body, value) else None
+
+    def admits_again(
+        self, standing: Standing, operation: str, method: str, path: bytes, query: bytes, body: bytes, value: bytes
+    ) -> bool:
+        """As `admits_now`, of a request whose headers are those of another one, but for the value of the signature."""
+        if standing.keys is not self._keys or standing.caller.session is not None or not self._knows_keys():
             return False
-        return True
+        try:
+            sigv4.require_current(standing.same.signature, time.time())
+        except AuthenticationFailed:
+            return False
+        return self._holds(standing, operation, method, path, query, body, value)
+
+    def _knows_keys(self) -> bool:
+        """Whether they are needed, and up to date."""
+        return self._failure is None and self._keys.required and time.monotonic() - self._read_at_s < KEYS_S_MAX
+
+    @staticmethod
+    def _holds(standing: Standing, operation: str, method: str, path: bytes, query: bytes, body: bytes, value: bytes) -> bool:
+        found = hashlib.sha256(body).hexdigest() if body else sigv4.EMPTY_SHA256
+        promised = standing.body_sha256
+        if promised is not None and not hmac.compare_digest(found.encode(), promised.encode("latin-1")):
+            return False
+        try:
+            rights.require(standing.caller, operation)
+        except AccessForbidden:
+            return False
+        return standing.same.verify(method, path, query, found, value)
 
     def body_bytes_max(self, api: Api, path: str) -> int:
         match api:

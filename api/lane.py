@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from time import monotonic
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 import msgspec
@@ -22,6 +22,7 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from api.app import Service
 from api.connection import Connection
+from api.door import Standing
 from api.runtime import RETRY_TOKEN_CHARS_MAX, RETRY_TOKEN_HEADER, Call, asked_for
 from api.runtime import query as query_of
 from api.runtime import segments as segments_of
@@ -62,6 +63,8 @@ _VARYING: Final = frozenset((b"amz-sdk-invocation-id", b"authorization", b"x-amz
 LINES_MAX: Final = 1024
 LINE_BYTES_MAX: Final = 1024
 """Header lines that are remembered, of at most so many bytes each."""
+SIGNATURE_BYTES: Final = 64
+"""Hexadecimal digits of a signature."""
 _OPERATIONS: Final = {b"GE": "sagemaker:GetRecord", b"PU": "sagemaker:PutRecord"}
 _NO_TOKEN: Final = b""
 
@@ -82,6 +85,36 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     allowed: bool
     retry_token: str | None
     accept: bytes
+
+
+class SignedHead(NamedTuple):
+    """The header lines of a signed request that was let in. A client's requests of one second often have the same, but for the
+    signature itself.
+
+    Attributes:
+        before, after: what is around the value of the signature.
+        value_at: where it is.
+    """
+
+    before: bytes
+    after: bytes
+    value_at: int
+    head: Head
+    standing: Standing
+
+    @classmethod
+    def of(cls, block: bytes, head: Head, standing: Standing) -> SignedHead | None:
+        """None unless the signature is in a header and at its end, as usual."""
+        value = head.headers.get(b"authorization", b"")[-SIGNATURE_BYTES:]
+        value_at = block.find(value + b"\r\n")
+        if len(value) < SIGNATURE_BYTES or value_at < 0:
+            return None
+        return cls(block[:value_at], block[value_at + SIGNATURE_BYTES :], value_at, head, standing)
+
+    def is_like(self, block: bytes) -> bool:
+        """Whether header lines are these but for the signature."""
+        end = self.value_at + SIGNATURE_BYTES
+        return block.startswith(self.before) and block[end:] == self.after and block[self.value_at : end].isalnum()
 
 
 class Starts:
@@ -133,6 +166,7 @@ class RecordLane(Connection):
         self._idle_since_s = 0.0
         self._host: bytes | None = None
         self._is_allowed = True
+        self._signed: SignedHead | None = None
         self._usual_block = b""
         self._usual_head: Head | None = None
 
@@ -190,15 +224,20 @@ class RecordLane(Connection):
             return 0
         block_at = start.end()
         is_get = data.startswith(b"GET")
+        signed: SignedHead | None = None
         if is_get and data[block_at:] == self._usual_block:
-            head, end = self._usual_head, len(data)
+            block, head, end = self._usual_block, self._usual_head, len(data)
         else:
             end = data.find(b"\r\n\r\n", block_at - 2, HEAD_BYTES_MAX) + 4
             if end == 3:
                 return 0
             block = data[block_at:end]
-            head = self._head(block)
-            if is_get and len(data) == end:
+            signed = self._signed
+            if signed is not None and signed.is_like(block):
+                head = signed.head
+            else:
+                signed, head = None, self._head(block)
+            if is_get and signed is None and len(data) == end:
                 self._usual_block, self._usual_head = block, head
         if head is None or is_get is not (head.length == 0):
             return 0
@@ -212,7 +251,7 @@ class RecordLane(Connection):
         now_s = monotonic()
         if now_s >= self._door.stale_at_s:
             self._door.refresh_soon()
-        if not (head.allowed and now_s < self._door.open_until_s) and not self._is_signed(line, head, body):
+        if not (head.allowed and now_s < self._door.open_until_s) and not self._is_signed(line, block, signed, body):
             return 0
         self._asked, self._held = line, data[end:]
         try:
@@ -401,11 +440,22 @@ class RecordLane(Connection):
             self.lines[line] = (name, value)
         return name, value
 
-    def _is_signed(self, line: bytes, head: Head, body: bytes) -> bool:
+    def _is_signed(self, line: bytes, block: bytes, signed: SignedHead | None, body: bytes) -> bool:
+        """Whether a request may enter by its signature. `signed`: an earlier one had the same headers."""
         method, target, _ = line.split(b" ")
         path, _, query = target.partition(b"?")
-        operation = _OPERATIONS.get(line[:2]) or f"sagemaker:{path[1:].decode()}"
-        return self._door.admits_now(operation, Request(method.decode(), path, query, list(head.headers.items())), body)
+        verb, operation = method.decode(), _OPERATIONS.get(line[:2]) or f"sagemaker:{path[1:].decode()}"
+        if signed is not None:
+            value = block[signed.value_at : signed.value_at + SIGNATURE_BYTES]
+            if self._door.admits_again(signed.standing, operation, verb, path, query, body, value):
+                return True
+        head = self._head(block)
+        if head is None:
+            return False
+        standing = self._door.admits_now(operation, Request(verb, path, query, list(head.headers.items())), body)
+        if standing is not None:
+            self._signed = SignedHead.of(block, head, standing)
+        return standing is not None
 
 
 def lane_of(service: Service) -> type[Connection]:

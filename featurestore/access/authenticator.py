@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from featurestore.access import sigv4
 from featurestore.access.keys import ROOT, AccessKey, Keys, Right
 from featurestore.access.session import Session, open_token
-from featurestore.access.sigv4 import ChunkChain, Request, RequestPayload, Signature
+from featurestore.access.sigv4 import ChunkChain, Request, RequestPayload, SameHeaders, Signature
 from featurestore.errors import AccessKeyUnknown, SignatureMismatch
 
 MICROSECONDS: Final = 1_000_000
@@ -54,6 +54,10 @@ class Claim:
     def verify(self, body_sha256: str) -> None:
         """Raises SignatureMismatch."""
         sigv4.verify(self._request, self.signature, self._secret, body_sha256)
+
+    def same_headers(self) -> SameHeaders:
+        """What verifies other requests with these headers."""
+        return SameHeaders(self._request, self.signature, self._secret)
 
     def verify_s3(self) -> RequestPayload:
         """Checks the head of a request to S3; what is left to check in its body is the answer's.

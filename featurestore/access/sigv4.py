@@ -363,13 +363,35 @@ def verify(request: Request, signature: Signature, secret_access_key: str, paylo
     Raises:
         SignatureMismatch
     """
-    scope = signature.scope
-    key = signing_key(secret_access_key, scope.date, scope.region, scope.service)
-    canonical = canonical_request(request, signature.signed_headers, payload_hash, s3=scope.service == S3)
-    expected = hmac.digest(key, string_to_sign(signature.timestamp, scope, canonical), "sha256").hex().encode()
-    if not hmac.compare_digest(expected, signature.value):
+    same = SameHeaders(request, signature, secret_access_key)
+    if not same.verify(request.method, request.path, request.query, payload_hash, signature.value):
         raise SignatureMismatch
-    return key
+    return same.key
+
+
+class SameHeaders:
+    """Verifies requests with the same headers, which differ in the signature only, and in what they are for.
+
+    Attributes:
+        signature: of the request that the headers are taken from.
+        key: the signing key.
+    """
+
+    __slots__ = ("_headers", "_is_s3", "_start", "key", "signature")
+
+    def __init__(self, request: Request, signature: Signature, secret_access_key: str) -> None:
+        scope = signature.scope
+        self.signature = signature
+        self.key = signing_key(secret_access_key, scope.date, scope.region, scope.service)
+        self._is_s3 = scope.service == S3
+        self._headers = _canonical_headers(request, signature.signed_headers)
+        self._start = string_to_sign(signature.timestamp, scope, b"").rpartition(b"\n")[0]
+
+    def verify(self, method: str, path: bytes, query: bytes, payload_hash: str, value: bytes) -> bool:
+        """Whether `value` is the signature; compared in constant time. Arguments as those of `Request` and `verify`."""
+        canonical = _canonical(method, path, query, self._headers, payload_hash, s3=self._is_s3)
+        expected = hmac.digest(self.key, b"%b\n%b" % (self._start, _sha256(canonical)), "sha256").hex().encode()
+        return hmac.compare_digest(expected, value)
 
 
 def s3_payload_hash(signature: Signature) -> str:
@@ -400,23 +422,24 @@ def unverified_payload(request: Request) -> RequestPayload:
 
 def canonical_request(request: Request, signed_headers: Sequence[bytes], payload_hash: str, *, s3: bool) -> bytes:
     """The text whose hash is signed: method, path, query, headers, names of headers, hash of the body, a line each."""
+    headers = _canonical_headers(request, signed_headers)
+    return _canonical(request.method, request.path, request.query, headers, payload_hash, s3=s3)
+
+
+def _canonical(method: str, path: bytes, query: bytes, headers: bytes, payload_hash: str, *, s3: bool) -> bytes:
+    path = _s3_path(path) if s3 else _path(path)
+    return b"\n".join((method.encode(), path, _query(query), headers, payload_hash.encode("latin-1")))
+
+
+def _canonical_headers(request: Request, signed_headers: Sequence[bytes]) -> bytes:
+    """A line for each, an empty line, and their names."""
     values = dict(request.headers)
     if len(values) < len(request.headers):
         values = _joined(request.headers)
     lines = b"".join([b"%b:%b\n" % (name, values.get(name, b"")) for name in signed_headers])
     if b"  " in lines or b"\t" in lines or b" \n" in lines or b": " in lines:  # perhaps surplus ones
         lines = b"".join([b"%b:%b\n" % (name, b" ".join(values.get(name, b"").split())) for name in signed_headers])
-    path = _s3_path(request.path) if s3 else _path(request.path)
-    return b"\n".join(
-        (
-            request.method.encode(),
-            path,
-            _query(request.query),
-            lines,
-            b";".join(signed_headers),
-            payload_hash.encode("latin-1"),
-        )
-    )
+    return b"%b\n%b" % (lines, b";".join(signed_headers))
 
 
 def _joined(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from featurestore.access import sigv4
 from featurestore.access.keys import ROOT, AccessKey, Right
 from tests.integration.test_signing import BAD, GOOD, GROUP, UNSIGNED, Case, Signer
 from tests.lane.harness import CONTINUE, FINAL_ANSWER, Client, LoopThread, Pair, open_pair, request, statuses
@@ -203,6 +205,66 @@ def test_a_session_that_has_ended_on_a_kept_connection(pair: Pair, signer: Signe
         return [client.ask(good), client.ask(over), client.ask(good), client.goodbye()]
 
     assert statuses(pair.same(talk)) == [200, 403, 200, 200]
+
+
+class TestSameHeaders:
+    """Requests of one connection whose headers are the same but for the signature, as those of one second are."""
+
+    def signed(self, signer: Signer, target: str, *, by: str = ROOT, now_s: float) -> bytes:
+        path, _, text = target.partition("?")
+        bare = sigv4.Request("GET", path.encode(), text.encode(), [(b"host", b"localhost"), (b"accept", b"application/json")])
+        credentials = sigv4.Credentials(signer.keys[by].access_key_id, signer.keys[by].secret_access_key)
+        added = sigv4.sign(bare, credentials, sigv4.EMPTY_SHA256, service="sagemaker", region="us-east-1", now_s=now_s)
+        lines = [
+            f"GET {target} HTTP/1.1",
+            "host: localhost",
+            "accept: application/json",
+            *(f"{name}: {value}" for name, value in added),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+    def test_each_signature_is_checked(self, pair: Pair, signer: Signer) -> None:
+        now_s = time.time()
+        one, two = (self.signed(signer, f"/FeatureGroup/{GROUP}?{query(name)}", now_s=now_s) for name in ("k", "nobody"))
+        head, signature = one[: one.index(b"Signature=") + 10], one[one.index(b"Signature=") + 10 :][:64]
+        wrong = [
+            two.replace(two[two.index(b"Signature=") + 10 :][:64], signature),
+            head + b"0" * 64 + one[len(head) + 64 :],
+            head + signature[:-1] + one[len(head) + 64 :],
+            head + signature.upper() + one[len(head) + 64 :],
+            head + b"0" * 30 + b"\r\nx-more: " + b"0" * 24 + one[len(head) + 64 :],
+            head + b"0" * 63 + b"\n" + one[len(head) + 64 :],
+            one.replace(b"accept: application/json", b"accept: application/text"),
+        ]
+        for broken in wrong:
+
+            def talk(client: Client, broken: bytes = broken) -> list[bytes]:
+                received = [client.ask(one), client.ask(two), client.ask(one)]
+                client.send(broken)
+                return [*received, client.goodbye(finals=10)]
+
+            assert statuses(pair.alike(talk))[:4] in ([200, 200, 200, 403], [200, 200, 200, 400]), broken
+
+    def test_what_is_too_old(self, pair: Pair, signer: Signer) -> None:
+        now_s = time.time()
+        target = f"/FeatureGroup/{GROUP}?{ONE}"
+        good, old = self.signed(signer, target, now_s=now_s), self.signed(signer, target, now_s=now_s - 1000)
+
+        def talk(client: Client) -> list[bytes]:
+            return [client.ask(good), client.ask(old), client.ask(old), client.ask(good), client.goodbye()]
+
+        assert statuses(pair.same(talk)) == [200, 403, 403, 200, 200]
+
+    def test_a_key_that_is_revoked_meanwhile(self, pair: Pair, signer: Signer) -> None:
+        key = pair.plain.store.keys.create("passing", Right.READ)
+        signer.keys["passing"] = key
+        sent = self.signed(signer, f"/FeatureGroup/{GROUP}?{ONE}", by="passing", now_s=time.time())
+        with Client(pair.lane) as lane, Client(pair.plain) as plain:
+            for client in (lane, plain):
+                wait_until(lambda client=client: statuses(client.ask(sent)) == [200], "the key is known")  # type: ignore[misc]
+            pair.plain.store.keys.revoke("passing")
+            for client in (lane, plain):
+                wait_until(lambda client=client: statuses(client.ask(sent)) == [403], "the key is not known")  # type: ignore[misc]
 
 
 def connected(folder: Path) -> sqlite3.Connection:
