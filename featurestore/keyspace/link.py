@@ -25,8 +25,11 @@ from featurestore.keyspace.address import SETTING, Deployment, Node, RedisAddres
 
 SENDINGS_MAX: Final = 8
 """How often a call is sent to find the node that owns its shard; more than a script unknown to it and a slot on the move take."""
+SENDINGS_SWIFT: Final = 2
+"""After so many a redirection and an unknown script are dealt with. Nodes that still send a call to and fro do not know
+yet who has the slot."""
 MOVING_PAUSE_S: Final = 0.05
-"""Before a node is asked again that has only a part of a slot which is on the move."""
+"""Before a call is sent again to nodes that are not agreed, or to one that has only a part of a slot which is on the move."""
 
 
 class Script:
@@ -124,7 +127,7 @@ class RedisLink:
             if not state.again:
                 return state.replies
             todo, state.again = state.again, {}
-            if state.is_moving:
+            if state.is_moving or sending >= SENDINGS_SWIFT:
                 time.sleep(MOVING_PAUSE_S)
                 state.is_moving = False
         for index in todo:
