@@ -66,7 +66,6 @@ LINE_BYTES_MAX: Final = 1024
 SIGNATURE_BYTES: Final = 64
 """Hexadecimal digits of a signature."""
 _OPERATIONS: Final = {b"GE": "sagemaker:GetRecord", b"PU": "sagemaker:PutRecord"}
-_NO_TOKEN: Final = b""
 
 Header: TypeAlias = tuple[bytes, bytes]
 

@@ -363,18 +363,6 @@ class Records:
             raise ValidationFailed.one("EventTime", "a time later than the record's, for a HardDelete", event_time)
         return applied
 
-    async def get(self, group: str, identifier: str, features: Sequence[str] | None = None) -> Record | None:
-        """The live record of an identifier, or None if it is absent, deleted or expired.
-
-        Raises:
-            FeatureGroupNotFound, StoreUnavailable
-            ValidationFailed: also for a group without an online store.
-        """
-        ((answer,),) = await self.batch_get([GetRequest(group, [identifier], features)])
-        if isinstance(answer, FeatureStoreError):
-            raise answer
-        return answer
-
     async def batch_get(self, requests: Sequence[GetRequest]) -> list[list[Answer]]:
         """Records of several groups in one round trip: per request one answer per identifier, in order.
 
