@@ -23,7 +23,7 @@ from api.wire import Receive, Scope, read_body, require_declared_size
 from featurestore.access import sigv4
 from featurestore.access.authenticator import ANYBODY, Caller, Claim, claim
 from featurestore.access.keys import Keys
-from featurestore.access.sigv4 import Payload, Request, SameHeaders
+from featurestore.access.sigv4 import Payload, Request, SameHeaders, SameTarget
 from featurestore.errors import AccessForbidden, AuthenticationFailed, SignatureMismatch, StoreUnavailable
 
 KEYS_S_MAX: Final = 0.5
@@ -80,6 +80,17 @@ class Standing(NamedTuple):
     caller: Caller
     body_sha256: str | None
     same: SameHeaders
+
+    def like(self, method: str, path: bytes, query: bytes) -> Like:
+        """Requests with a query that begins so, and without a body."""
+        return Like(self, self.same.with_target(method, path, query))
+
+
+class Like(NamedTuple):
+    """Requests that differ from one that was let in by the end of their query only, and so by the signature."""
+
+    standing: Standing
+    same: SameTarget
 
 
 class ClientGone(Exception):
@@ -196,13 +207,24 @@ class Door:
         self, standing: Standing, operation: str, method: str, path: bytes, query: bytes, body: bytes, value: bytes
     ) -> bool:
         """As `admits_now`, of a request whose headers are those of another one, but for the value of the signature."""
+        return self._is_current(standing) and self._holds(standing, operation, method, path, query, body, value)
+
+    def admits_like(self, like: Like, query: bytes, value: bytes) -> bool:
+        """As `admits_again`. The operation is that of the first request; none of them has a session.
+
+        Args:
+            query: what is behind the beginning that all have; letters, digits and `-._~` only.
+        """
+        return self._is_current(like.standing) and like.same.verify(query, value)
+
+    def _is_current(self, standing: Standing) -> bool:
         if standing.keys is not self._keys or standing.caller.session is not None or not self._knows_keys():
             return False
         try:
             sigv4.require_current(standing.same.signature, time.time())
         except AuthenticationFailed:
             return False
-        return self._holds(standing, operation, method, path, query, body, value)
+        return True
 
     def _knows_keys(self) -> bool:
         """Whether they are needed, and up to date."""

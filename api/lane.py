@@ -22,8 +22,8 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from api.app import Service
 from api.connection import Connection
-from api.door import Standing
-from api.runtime import RETRY_TOKEN_CHARS_MAX, RETRY_TOKEN_HEADER, Call, asked_for
+from api.door import Like, Standing
+from api.runtime import RETRY_TOKEN_CHARS_MAX, RETRY_TOKEN_HEADER, Call, Result, asked_for
 from api.runtime import query as query_of
 from api.runtime import segments as segments_of
 from api.wire import JSON, Answer, answered, request_id
@@ -43,7 +43,11 @@ _USUAL: Final = re.compile(
 _START: Final = re.compile(
     rb"(?:(?:GET|PUT) /FeatureGroup/[!\"$-.0->@-~]+(?:\?[!\"$-~]*)?|POST /Batch(?:Get|Write)Record) HTTP/1\.1\r\n"
 )
+_PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+"""Stand for themselves in a query."""
 _NOT_NAME: Final = bytes(set(range(256)) - set(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+_TOKEN_LINE: Final = b"\r\n%b: " % RETRY_TOKEN_HEADER
+"""How the header line of a retry token begins, where AWS SDKs write it."""
 _CONTROL: Final = bytes((*range(9), *range(10, 32), 127))
 _UNUSUAL: Final = frozenset(
     (
@@ -116,6 +120,54 @@ class SignedHead(NamedTuple):
         return block.startswith(self.before) and block[end:] == self.after and block[self.value_at : end].isalnum()
 
 
+class UsualGet(NamedTuple):
+    """A GetRecord of which everything but the identifier, and the signature, often comes again on its connection.
+
+    Attributes:
+        before, behind: what is around the identifier; `behind` ends where the value of the signature begins.
+        after: what is behind the signature; all that is behind the identifier without one.
+        rest_bytes: how much is behind the identifier.
+        like: verifies the signature; None without one.
+    """
+
+    before: bytes
+    behind: bytes
+    after: bytes
+    rest_bytes: int
+    group: str
+    head: Head
+    like: Like | None
+
+    @classmethod
+    def of(cls, data: bytes, usual: re.Match[bytes], head: Head, signed: SignedHead | None) -> UsualGet:
+        """Args:
+        usual: how it matches _USUAL.
+        signed: its header lines, if it was let in by them.
+        """
+        before, rest, group = data[: usual.start(2)], data[usual.end(2) :], usual[1].decode()
+        if signed is None:
+            return cls(before, b"", rest, len(rest), group, head, None)
+        behind = rest[: len(rest) - len(signed.after) - SIGNATURE_BYTES]
+        path, _, query = before.removeprefix(b"GET ").partition(b"?")
+        like = signed.standing.like("GET", path, query)
+        return cls(before, behind, signed.after, len(rest), group, head, like)
+
+    def identifier(self, data: bytes) -> bytes:
+        """That of such a request, if `data` is one; nothing otherwise."""
+        if not (data.startswith(self.before) and data.endswith(self.after)):
+            return b""
+        end = len(data) - self.rest_bytes
+        if self.like is not None and not data.startswith(self.behind, end):
+            return b""
+        identifier = data[len(self.before) : end]
+        return b"" if identifier.translate(None, _PLAIN) else identifier
+
+    def signature(self, data: bytes) -> bytes:
+        """The value of that of a request that has an `identifier`."""
+        end = len(data) - len(self.after)
+        return data[end - SIGNATURE_BYTES : end]
+
+
 class Starts:
     """How answers begin: with headers that uvicorn makes anew each second.
 
@@ -145,6 +197,8 @@ class RecordLane(Connection):
     service: Service
     lines: dict[bytes, Header]
     """Header lines in plain form that came before, on any connection."""
+    heads: dict[bytes, Head]
+    """By header lines without that of the retry token, which they have."""
     starts: Starts
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -155,7 +209,7 @@ class RecordLane(Connection):
         self._is_plain = False
         """uvicorn's parser has something of this connection that it does not give back."""
         self._asked: bytes | None = None
-        """The first line of the request that is being answered from here."""
+        """The request that is being answered from here."""
         self._answer_now: Answer | Exception | None = None
         self._held = b""
         self._wanted_bytes = 0
@@ -166,12 +220,22 @@ class RecordLane(Connection):
         self._host: bytes | None = None
         self._is_allowed = True
         self._signed: SignedHead | None = None
-        self._usual_block = b""
-        self._usual_head: Head | None = None
+        self._usual: UsualGet | None = None
+        """Only while nothing of the connection is with uvicorn's parser."""
 
     # Bytes that come in
 
     def data_received(self, data: bytes) -> None:
+        usual = self._usual
+        if usual is not None and self._asked is None and not self._held and not self.flow.write_paused:
+            identifier = usual.identifier(data)
+            if identifier and self._admits(usual, identifier, data):
+                self._asked = data
+                try:
+                    self._runtime.get_soon(usual.group, identifier.decode(), None, False, self._done)
+                except Exception as error:  # whatever it is, the client gets an answer
+                    self._done(error)
+                return
         if self._held:
             data = self._held + data
             self._held = b""
@@ -207,6 +271,7 @@ class RecordLane(Connection):
             data, self._held = self._held, b""
             if not data:
                 return
+        self._usual = None
         super().data_received(data)
         if self.parser is not None and self.parser.should_upgrade():
             self._is_plain = True
@@ -222,22 +287,16 @@ class RecordLane(Connection):
         if start is None:
             return 0
         block_at = start.end()
+        end = data.find(b"\r\n\r\n", block_at - 2, HEAD_BYTES_MAX) + 4
+        if end == 3:
+            return 0
         is_get = data.startswith(b"GET")
-        signed: SignedHead | None = None
-        if is_get and data[block_at:] == self._usual_block:
-            block, head, end = self._usual_block, self._usual_head, len(data)
+        block = data[block_at:end]
+        signed = self._signed
+        if signed is not None and signed.is_like(block):
+            head: Head | None = signed.head
         else:
-            end = data.find(b"\r\n\r\n", block_at - 2, HEAD_BYTES_MAX) + 4
-            if end == 3:
-                return 0
-            block = data[block_at:end]
-            signed = self._signed
-            if signed is not None and signed.is_like(block):
-                head = signed.head
-            else:
-                signed, head = None, self._head(block)
-            if is_get and signed is None and len(data) == end:
-                self._usual_block, self._usual_head = block, head
+            signed, head = None, self._head(block)
         if head is None or is_get is not (head.length == 0):
             return 0
         body = b""
@@ -246,25 +305,43 @@ class RecordLane(Connection):
             if end > len(data):
                 return end
             body = data[end - head.length : end]
-        line = data[: block_at - 2]
-        now_s = monotonic()
-        if now_s >= self._door.stale_at_s:
-            self._door.refresh_soon()
-        if not (head.allowed and now_s < self._door.open_until_s) and not self._is_signed(line, block, signed, body):
+        is_open = self._is_open(head)
+        if not is_open and not self._is_signed(data[: block_at - 2], block, signed, body):
             return 0
-        self._asked, self._held = line, data[end:]
+        self._asked, self._held = data, data[end:]
         try:
             if usual is None:
-                self._ask(line, head, body)
+                self._ask(data[: block_at - 2], head, body)
             else:
                 group, identifier, written = usual.groups()
                 if is_get:
+                    if end == len(data):
+                        self._remember(data, usual, block, head, is_open)
                     self._runtime.get_soon(group.decode(), identifier.decode(), None, False, self._done)
                 else:
                     self._runtime.put_soon(written.decode(), body, head.retry_token, self._done)
         except Exception as error:  # whatever it is, the client gets an answer
             self._done(error)
         return end
+
+    def _remember(self, data: bytes, usual: re.Match[bytes], block: bytes, head: Head, is_open: bool) -> None:
+        """Another GetRecord like this one may follow."""
+        if is_open:
+            self._usual = UsualGet.of(data, usual, head, None)
+        elif self._signed is not None and self._signed.is_like(block) and self._signed.standing.caller.session is None:
+            self._usual = UsualGet.of(data, usual, head, self._signed)
+
+    def _admits(self, usual: UsualGet, identifier: bytes, data: bytes) -> bool:
+        is_open = self._is_open(usual.head)
+        return is_open if usual.like is None else self._door.admits_like(usual.like, identifier, usual.signature(data))
+
+    def _is_open(self, head: Head) -> bool:
+        """Whether a request needs no signature."""
+        now_s = monotonic()
+        door = self._door
+        if now_s >= door.stale_at_s:
+            door.refresh_soon()
+        return head.allowed and now_s < door.open_until_s
 
     def _ask(self, line: bytes, head: Head, body: bytes) -> None:
         method, target, _ = line.split(b" ")
@@ -283,7 +360,7 @@ class RecordLane(Connection):
                 task.add_done_callback(self.tasks.discard)
 
     async def _batch_write(self, call: Call) -> None:
-        answer: Answer | Exception
+        answer: Result | Exception
         try:
             answer = await self._runtime.batch_write_record(call)
         except Exception as error:  # whatever it is, the client gets an answer
@@ -292,33 +369,33 @@ class RecordLane(Connection):
 
     # Answers
 
-    def _done(self, answer: Answer | Exception) -> None:
-        line, self._asked = self._asked, None
-        assert line is not None, "one request is answered at a time"
-        transport = self.transport
+    def _done(self, answer: Result | Exception) -> None:
+        asked, self._asked = self._asked, None
+        assert asked is not None, "one request is answered at a time"
+        transport, state, starts = self.transport, self.server_state, self.starts
         if transport.is_closing():
             return
+        if starts.made_for is not state.default_headers:
+            starts.make(state.default_headers)
+        is_last = starts.are_last
         identifier = request_id()
-        if answer.__class__ is not Answer:
-            answer = answered(answer, identifier, line[:-9].decode("latin-1"))
-        status, body, content_type, headers = answer
-        if self.access_log:
-            self._log(line, status)
-        if self.starts.made_for is not self.server_state.default_headers:
-            self.starts.make(self.server_state.default_headers)
-        is_last = self.starts.are_last
-        if status == 200 and content_type is JSON and not headers and not self._is_ending:
-            transport.write(b"%b%d\r\nx-amzn-requestid: %b\r\n\r\n%b" % (self.starts.plain, len(body), identifier, body))
+        if answer.__class__ is bytes and not self._is_ending:
+            status = 200
+            transport.write(b"%b%d\r\nx-amzn-requestid: %b\r\n\r\n%b" % (starts.plain, len(answer), identifier, answer))
         else:
+            what = asked.partition(b" HTTP/")[0].decode("latin-1")
+            status, body, content_type, headers = answered(answer, identifier, what)
             more = b"".join([b"%b: %b\r\n" % header for header in headers])
             if self._is_ending and not self._held and not is_last:
                 is_last = True
                 more += b"connection: close\r\n"
             transport.write(
                 b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-amzn-requestid: %b\r\n%b\r\n%b"
-                % (STATUS_LINE[status], self.starts.common, content_type, len(body), identifier, more, body)
+                % (STATUS_LINE[status], starts.common, content_type, len(body), identifier, more, body)
             )
-        self.server_state.total_requests += 1
+        if self.access_log:
+            self._log(asked, status)
+        state.total_requests += 1
         if is_last or self._is_half_closed:
             transport.close()
             return
@@ -341,9 +418,9 @@ class RecordLane(Connection):
         else:
             self._take(data)
 
-    def _log(self, line: bytes, status: int) -> None:
+    def _log(self, asked: bytes, status: int) -> None:
         """As uvicorn does."""
-        method, target, _ = line.split(b" ")
+        method, target, _ = asked.split(b" ", 2)
         path, _, query = target.partition(b"?")
         scope: Any = {"client": self.client, "path": unquote(path.decode()), "query_string": query}
         full_path = get_path_with_query_string(scope)
@@ -395,6 +472,24 @@ class RecordLane(Connection):
 
     def _head(self, block: bytes) -> Head | None:
         """The header lines, with the empty line behind them; None unless they are in plain form."""
+        at = block.find(_TOKEN_LINE)
+        end = block.find(b"\r\n", at + len(_TOKEN_LINE))
+        token = block[at + len(_TOKEN_LINE) : end]
+        if at < 0 or not 0 < len(token) <= RETRY_TOKEN_CHARS_MAX or token.translate(None, _PLAIN):
+            return self._read_head(block)
+        common = block[:at] + block[end:]
+        heads = self.heads
+        head = heads.get(common)
+        if head is None:
+            read = self._read_head(block)
+            if read is not None and b"authorization" not in read.headers and len(common) <= LINE_BYTES_MAX:
+                if len(heads) >= LINES_MAX:
+                    heads.clear()
+                heads[common] = read
+            return read
+        return Head(head.headers, head.length, head.allowed, token.decode(), head.accept)
+
+    def _read_head(self, block: bytes) -> Head | None:
         headers: dict[bytes, bytes] = {}
         lines = block[:-4].split(b"\r\n") if len(block) > 4 else []
         known = self.lines
@@ -459,4 +554,4 @@ class RecordLane(Connection):
 
 def lane_of(service: Service) -> type[Connection]:
     """The protocol class, for uvicorn's `http` setting, of connections to a service."""
-    return type("RecordLane", (RecordLane,), {"service": service, "lines": {}, "starts": Starts()})
+    return type("RecordLane", (RecordLane,), {"service": service, "lines": {}, "heads": {}, "starts": Starts()})

@@ -103,7 +103,7 @@ class RecordColumns:
         Raises:
             StoreCorrupt: the values can't be read.
         """
-        row: list[Any] = decode_row(values)[0]
+        row: list[Any] = decode_row(values)
         row[0] = identifier
         del row[self._width :]  # features that another process has just added
         row += [None] * (self._width + 1 - len(row))  # and some that had not been added when this one was written

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from api.batch_get import BatchGet
-from featurestore.model.codec import decode_row, decode_values
+from featurestore.model.codec import decode_values, unchecked_row
 from featurestore.model.event_time import format_iso
 from featurestore.model.record import RecordPlan
 from featurestore.online.protocol import Found
@@ -31,7 +31,7 @@ class RecordJson:
         selected: positions of the features, in definition order; None for all.
     """
 
-    __slots__ = ("_after", "_parts", "_pick", "_plan", "_selected")
+    __slots__ = ("_parts", "_pick", "_plan", "_selected")
 
     def __init__(self, plan: RecordPlan, selected: Sequence[int] | None) -> None:
         self._plan = plan
@@ -41,15 +41,18 @@ class RecordJson:
         for position in positions:
             start = '"Record":[{' if len(self._parts) == 1 else '"},{'
             self._parts += [f'{start}"FeatureName":{json_text(plan.names[position])},"ValueAsString":"', ""]
-        self._after = '"}]'
         self._parts.append("")
         self._pick: Callable[[Sequence[Any]], Sequence[Any]] | None = None
         if selected is not None:
             first, *more = (position + 1 for position in selected)
             self._pick = itemgetter(first, *more) if more else lambda row: (row[first],)
 
-    def members(self, before: str, values: bytes, expires_at_us: int | None) -> str:
-        """Members of the object that stands for a record: `before`, Record, and ExpiresAt unless the record has no expiry.
+    def whole(self, values: bytes, expires_at_us: int | None) -> bytes:
+        """The answer to a GetRecord; see `members`."""
+        return self.members("{", values, expires_at_us, "}").encode()
+
+    def members(self, before: str, values: bytes, expires_at_us: int | None, end: str = "") -> str:
+        """Members of the object that stands for a record: `before`, Record, ExpiresAt unless the record has no expiry, `end`.
 
         Args:
             values: as stored.
@@ -58,18 +61,18 @@ class RecordJson:
         Raises:
             StoreCorrupt: the values can't be read.
         """
-        after = "" if expires_at_us is None else f',"ExpiresAt":"{format_iso(expires_at_us)}"'
-        row, texts = decode_row(values)
+        after = end if expires_at_us is None else f',"ExpiresAt":"{format_iso(expires_at_us)}"{end}'
+        row, texts = unchecked_row(values)
         if len(texts.translate(None, ESCAPED)) == len(texts):
             parts = self._parts.copy()
             try:
                 chosen: Any = row[1:] if self._pick is None else self._pick(row)
                 parts[2:-1:2] = chosen
                 parts[0] = before
-                parts[-1] = self._after + after
+                parts[-1] = f'"}}]{after}'
                 return "".join(parts)
             except (TypeError, ValueError, IndexError):
-                pass  # a feature is absent, or a collection
+                pass  # a feature is absent or a collection, or a value is none at all
         pairs = self._plan.pairs(decode_values(values)[1], self._selected)
         found = [
             {"FeatureName": name, "ValueAsString" if isinstance(value, str) else "ValueAsStringList": value}

@@ -52,8 +52,8 @@ FEATURE_GROUP: Final = "FeatureGroup"
 BATCH_GET_RECORD: Final = "BatchGetRecord"
 BATCH_WRITE_RECORD: Final = "BatchWriteRecord"
 
-DONE: Final = Answer(200)
-ABSENT: Final = Answer(200, b"{}")
+DONE: Final = b""
+ABSENT: Final = b"{}"
 
 EXPIRATION_TIME_RESPONSES: Final = ("Enabled", "Disabled")
 DELETION_MODES: Final = ("SoftDelete", "HardDelete")
@@ -146,10 +146,12 @@ class Call(msgspec.Struct):
         return values[0] if values else None
 
 
-Done: TypeAlias = Callable[[Answer | Exception], None]
+Result: TypeAlias = Answer | bytes
+"""What a request is answered; bytes are the JSON of a success."""
+Done: TypeAlias = Callable[[Result | Exception], None]
 """Is given the answer to a request, or the error to send."""
 
-_Operation: TypeAlias = Callable[[Call], Awaitable[Answer]]
+_Operation: TypeAlias = Callable[[Call], Awaitable[Result]]
 
 
 class Runtime:
@@ -178,7 +180,7 @@ class Runtime:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         identifier = request_id()
-        answer: Answer | Exception | None
+        answer: Result | Exception | None
         try:
             answer = await self._answer(scope, receive)
         except Exception as error:  # the client must get an answer to whatever we did not foresee, too
@@ -187,7 +189,7 @@ class Runtime:
             complete = answered(answer, identifier, f"{scope['method']} {scope['path']}")
             await send_answer(send, complete, identifier, head=scope["method"] == "HEAD")
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer | None:
+    async def _answer(self, scope: Scope, receive: Receive) -> Result | None:
         is_batch = scope["path"] == f"/{BATCH_WRITE_RECORD}"
         body = await read_body(receive, BATCH_BODY_BYTES_MAX if is_batch else BODY_BYTES_MAX)
         if body is None:
@@ -216,8 +218,8 @@ class Runtime:
             case _:
                 raise UnknownOperation(f"no operation has method {call.method} and path /{'/'.join(call.segments)}")
 
-    async def put_record(self, call: Call) -> Answer:
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    async def put_record(self, call: Call) -> Result:
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.put_soon(call.segments[1], call.body, call.retry_token, partial(resolve, answer))
         return await answer
 
@@ -236,7 +238,7 @@ class Runtime:
             write_token=retry_token,
         )
 
-    async def update_record(self, call: Call) -> Answer:
+    async def update_record(self, call: Call) -> Result:
         group = _group_name(call.segments[1])
         request = decode(call.body, UpdateRecordRequest)
         await self._records.update(
@@ -247,9 +249,9 @@ class Runtime:
             ttl=_ttl(request.TtlDuration),
             write_token=call.retry_token,
         )
-        return Answer(200)
+        return DONE
 
-    async def list_records(self, call: Call) -> Answer:
+    async def list_records(self, call: Call) -> Result:
         group = _group_name(call.segments[1])
         request = decode(call.body or b"{}", ListRecordsRequest)
         listed = await self._records.page(
@@ -261,9 +263,9 @@ class Runtime:
         body: dict[str, object] = {"RecordIdentifiers": listed.identifiers}
         if listed.next_token is not None:
             body["NextToken"] = listed.next_token
-        return Answer(200, msgspec.json.encode(body))
+        return msgspec.json.encode(body)
 
-    async def batch_write_record(self, call: Call) -> Answer:
+    async def batch_write_record(self, call: Call) -> Result:
         _require_utf8(call.body)
         request = decode(call.body, BatchWriteRecordRequest)
         _require_count("Entries", len(request.Entries), limits.BATCH_WRITE_ENTRIES_MAX)
@@ -283,10 +285,10 @@ class Runtime:
             if answer.code == "InternalFailure":
                 _log.error("an entry of a batch was not written", exc_info=answer)
             errors.append({"Entry": entry, "ErrorCode": answer.code, "ErrorMessage": message_of(answer)})
-        return Answer(200, msgspec.json.encode({"Errors": errors, "UnprocessedEntries": unprocessed}))
+        return msgspec.json.encode({"Errors": errors, "UnprocessedEntries": unprocessed})
 
-    async def get_record(self, call: Call) -> Answer:
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    async def get_record(self, call: Call) -> Result:
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.get_soon(*asked_for(call), partial(resolve, answer))
         return await answer
 
@@ -298,10 +300,9 @@ class Runtime:
         form = plan.compiled.get(None) if features is None else None
         if not isinstance(form, RecordJson):
             form = record_json(plan, features)
-        members = form.members
 
         def found(items: list[Found] | Exception) -> None:
-            answer: Answer | Exception
+            answer: Result | Exception
             try:
                 if isinstance(items, Exception):
                     answer = items
@@ -309,14 +310,14 @@ class Runtime:
                     answer = ABSENT
                 else:
                     values, expires_at_us = items[0]
-                    answer = Answer(200, f"{members('{', values, expires_at_us if with_expiry else None)}}}".encode())
+                    answer = form.whole(values, expires_at_us if with_expiry else None)
             except Exception as error:  # whatever it is, the client gets an answer
                 answer = error
             done(answer)
 
-        self._records.read([(plan.group.group_id, plan.record_id(identifier))], found)
+        self._records.read([(plan.group_id, plan.record_id(identifier))], found)
 
-    async def delete_record(self, call: Call) -> Answer:
+    async def delete_record(self, call: Call) -> Result:
         group = _group_name(call.segments[1])
         mode = call.optional("DeletionMode")
         if mode is not None and mode not in DELETION_MODES:
@@ -329,16 +330,16 @@ class Runtime:
             targets=_targets(call.query.get("TargetStores")),
             write_token=call.retry_token,
         )
-        return Answer(200)
+        return DONE
 
-    async def batch_get_record(self, call: Call) -> Answer:
+    async def batch_get_record(self, call: Call) -> Result:
         if accepts_arrow(call.accept):
             batch = self._batch_get(call.body, record_columns)
             arrow = RecordArrow(batch)
             items: asyncio.Future[list[Found]] = asyncio.get_running_loop().create_future()
             self._records.read(batch.keys, partial(resolve, items))
             return Answer(200, await arrow.stream(await items), ARROW_STREAM.encode())
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.batch_get_soon(call.body, partial(resolve, answer))
         return await answer
 
@@ -347,9 +348,9 @@ class Runtime:
         batch = self._batch_get(body, record_json)
 
         def found(items: list[Found] | Exception) -> None:
-            answer: Answer | Exception
+            answer: Result | Exception
             try:
-                answer = items if isinstance(items, Exception) else Answer(200, batch_json(batch, items))
+                answer = items if isinstance(items, Exception) else batch_json(batch, items)
             except Exception as error:  # whatever it is, the client gets an answer
                 answer = error
             done(answer)

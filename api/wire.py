@@ -230,14 +230,17 @@ def request_id() -> bytes:
     return b"%b%012x" % (_PROCESS, next(_numbers))
 
 
-def answered(answer: Answer | Exception, identifier: bytes, what: str) -> Answer:
+def answered(answer: Answer | bytes | Exception, identifier: bytes, what: str) -> Answer:
     """The answer itself, or an exception as the runtime API sends it. What nobody foresaw is logged, and the contract's 500.
 
     Args:
+        answer: bytes are the JSON of a success.
         what: the request, for the log.
     """
     if isinstance(answer, Answer):
         return answer
+    if isinstance(answer, bytes):
+        return Answer(200, answer)
     if isinstance(answer, FeatureStoreError) and answer.code != "InternalFailure":
         return rest_error(answer)
     _log.error("request %s (%s) failed", identifier.decode(), what, exc_info=answer)

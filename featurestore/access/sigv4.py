@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_tz
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
@@ -377,7 +377,7 @@ class SameHeaders:
         key: the signing key.
     """
 
-    __slots__ = ("_headers", "_is_s3", "_start", "key", "signature")
+    __slots__ = ("_headers", "_inner", "_is_s3", "_outer", "key", "signature")
 
     def __init__(self, request: Request, signature: Signature, secret_access_key: str) -> None:
         scope = signature.scope
@@ -385,13 +385,43 @@ class SameHeaders:
         self.key = signing_key(secret_access_key, scope.date, scope.region, scope.service)
         self._is_s3 = scope.service == S3
         self._headers = _canonical_headers(request, signature.signed_headers)
-        self._start = string_to_sign(signature.timestamp, scope, b"").rpartition(b"\n")[0]
+        # HMAC (RFC 2104) with what all these requests have in common hashed already.
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in self.key.ljust(64, b"\0")))
+        self._inner.update(string_to_sign(signature.timestamp, scope, b"").rpartition(b"\n")[0] + b"\n")
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in self.key.ljust(64, b"\0")))
 
     def verify(self, method: str, path: bytes, query: bytes, payload_hash: str, value: bytes) -> bool:
         """Whether `value` is the signature; compared in constant time. Arguments as those of `Request` and `verify`."""
-        canonical = _canonical(method, path, query, self._headers, payload_hash, s3=self._is_s3)
-        expected = hmac.digest(self.key, b"%b\n%b" % (self._start, _sha256(canonical)), "sha256").hex().encode()
-        return hmac.compare_digest(expected, value)
+        return self.signs(_canonical(method, path, query, self._headers, payload_hash, s3=self._is_s3), value)
+
+    def signs(self, canonical: bytes, value: bytes) -> bool:
+        """Whether `value` is the signature of a canonical request; compared in constant time."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(_sha256(canonical))
+        outer.update(inner.digest())
+        return hmac.compare_digest(outer.hexdigest().encode(), value)
+
+    def with_target(self, method: str, path: bytes, query: bytes) -> SameTarget:
+        """Requests to a target that begins so, without a body."""
+        whole = _canonical(method, path, b"", self._headers, EMPTY_SHA256, s3=self._is_s3)
+        before = b"\n".join(whole.split(b"\n", 2)[:2])
+        return SameTarget(self, b"%b\n%b" % (before, query), whole[len(before) + 1 :])
+
+
+class SameTarget(NamedTuple):
+    """Verifies requests with the same headers and target, but for the last parameter's value.
+
+    Attributes:
+        before, after: what is around this value in the canonical request.
+    """
+
+    headers: SameHeaders
+    before: bytes
+    after: bytes
+
+    def verify(self, query: bytes, value: bytes) -> bool:
+        """As `SameHeaders.verify`. `query` is what is behind its beginning, plain characters only."""
+        return self.headers.signs(b"%b%b%b" % (self.before, query, self.after), value)
 
 
 def s3_payload_hash(signature: Signature) -> str:

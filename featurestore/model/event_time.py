@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 from typing import Final
 
 from featurestore.model.feature_group import FeatureType
@@ -24,10 +25,14 @@ EVENT_TIME_US_MIN: Final = -62_167_219_200 * SECOND_US
 EVENT_TIME_US_MAX: Final = 253_402_300_800 * SECOND_US - 1
 """9999-12-31T23:59:59.999999Z, the last one."""
 
+TEXTS_KEPT: Final = 4096
+"""Written event times that are remembered: many records have one of the same second."""
+
 _EPOCH_MOMENT: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (both sides of the difference are UTC)
 _ERA_DAYS: Final = 146_097
 """Of 400 years, after which the calendar repeats."""
 _ISO: Final = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})(?:\.(\d{1,9}))?Z", re.ASCII)
+ISO_CHARS_MAX: Final = 30
 _EPOCH: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
 
 
@@ -46,6 +51,11 @@ def parse_iso(text: str) -> int | None:
 
     `None` for anything else: other offsets, a missing `Z` (a naive time), impossible dates, leap seconds.
     """
+    return _parse_iso(text) if len(text) <= ISO_CHARS_MAX else None
+
+
+@lru_cache(maxsize=TEXTS_KEPT)
+def _parse_iso(text: str) -> int | None:
     match = _ISO.fullmatch(text)
     if match is None:
         return None

@@ -86,6 +86,7 @@ class RecordPlan:
 
     def __init__(self, group: FeatureGroup) -> None:
         self.group = group
+        self.group_id = group.group_id
         self.names = group.feature_names
         self._index = {name: position for position, name in enumerate(self.names)}
         self._parse = [PARSE[feature.type] for feature in group.features]

@@ -28,7 +28,7 @@ from featurestore.decoding import decode_json
 from featurestore.errors import StoreCorrupt, excerpt
 from featurestore.model.cells import arrow_type
 from featurestore.model.change import LoggedChange, Op, shard_of
-from featurestore.model.codec import decode_values
+from featurestore.model.codec import decode_row
 from featurestore.model.feature_group import FeatureDefinition, FeatureGroup, FeatureType
 from featurestore.model.value import PARSE, Value, key_of
 from featurestore.offline.manifest import FileEntry, Origin
@@ -84,11 +84,11 @@ def table_of_changes(
     latest = max((item.change.schema_version for item in changes), default=0)
     if latest > schema_version:
         raise StoreCorrupt(f"changes of {group.name!r}", f"schema version {latest} in a file of version {schema_version}")
-    columns: list[list[Value]] = [[] for _ in features]
-    for item in changes:
-        _, values = decode_values(item.change.values)
-        for index, column in enumerate(columns):
-            column.append(values[index] if index < len(values) else None)
+    rows = [decode_row(item.change.values) for item in changes]
+    width = 1 + len(features)
+    # Trailing values that are absent are not stored; what a later version has added is not of this file.
+    rows = [row if len(row) == width else [*row[:width], *[None] * (width - len(row))] for row in rows]
+    columns: Sequence[Sequence[Any]] = [*zip(*rows, strict=True)][1:] if rows else [()] * len(features)
     deleted = [item.change.op is not Op.PUT for item in changes]
     arrays = [
         *(typed_array(feature, column) for feature, column in zip(features, columns, strict=True)),

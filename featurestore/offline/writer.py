@@ -453,10 +453,11 @@ class OfflineWriter:
 
     def _step(self, shard: int, last: Done | None) -> Done | None:
         """One step behind `last`; None if another writer has finished that range meanwhile."""
-        intent = self._intent(shard, last)
+        intent, entries = self._intent(shard, last)
         if intent is None:
             return None
-        entries = self._read(intent)
+        if entries is None:
+            entries = self._read(intent)
         if entries is None:
             return None
         fresh, poison = _fresh(entries, intent.seq_last)
@@ -479,15 +480,15 @@ class OfflineWriter:
         self._settle(shard)
         return done
 
-    def _intent(self, shard: int, last: Done | None) -> Intent | None:
-        """Our intent for the range behind `last`, or the one that somebody made before us."""
+    def _intent(self, shard: int, last: Done | None) -> tuple[Intent | None, Sequence[LogEntry] | None]:
+        """Our intent for the range behind `last` and its entries, or the one that somebody made before us."""
         place = self._place(shard, last)
         key = layout.intent_key(shard, place.offset_first)
         existing = self._objects.get(key)
         if existing is None:
             entries = self._whole(shard, place)
             if not entries:
-                return None
+                return None, None
             ours = Intent(
                 shard,
                 place.offset_first,
@@ -501,14 +502,14 @@ class OfflineWriter:
                 log_base=place.log_base,
             )
             if self._objects.put_if_absent(key, msgspec.json.encode(ours)):
-                return ours
+                return ours, entries
             existing = self._objects.get(key)
         if existing is None:
-            return None
+            return None, None
         intent = _decode(existing, Intent, key)
         if intent.log != self._log:
             raise self._other_log(shard, intent.log)
-        return intent
+        return intent, None
 
     def _place(self, shard: int, last: Done | None) -> _Place:
         """Where the step behind `last` begins.

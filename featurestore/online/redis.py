@@ -83,6 +83,8 @@ READ_KEYS_MAX: Final = 4096
 """Records of one round trip; bounds how long the server does nothing else."""
 PREFIXES_MAX: Final = 10_000
 """Groups whose beginnings of keys are remembered."""
+
+
 WRITE_ROUNDS_MAX: Final = 2
 """Round trips of changes that one event loop has under way: while a server works on one, the next is made."""
 RECEIPTS_MAX: Final = 1_000_000
@@ -142,6 +144,8 @@ class _Turn:
         reads: of each call how many of `keys` are its own, what makes an answer of what such a key holds and of the time there,
             and who is given the answers.
         shards: those of `keys`; of a cluster only.
+        writes: calls with changes that wait; `is_due` when they will be looked at in this turn.
+        waiting, under_way: changes that wait, and those on their way.
         rounds: round trips of changes that are under way.
     """
 
@@ -151,6 +155,9 @@ class _Turn:
     keys: list[bytes] = field(default_factory=list)
     shards: list[int] = field(default_factory=list)
     writes: deque[_Write] = field(default_factory=deque)
+    is_due: bool = False
+    waiting: int = 0
+    under_way: int = 0
     rounds: int = 0
 
 
@@ -375,21 +382,28 @@ class RedisOnlineStore:
     def _write(self, work: _Write) -> None:
         turn = self._turn()
         turn.writes.append(work)
-        if len(turn.writes) == 1 and turn.rounds < WRITE_ROUNDS_MAX:
+        turn.waiting += work.changes
+        if not turn.is_due and turn.rounds < WRITE_ROUNDS_MAX:
+            turn.is_due = True
             turn.loop.call_soon(self._send_writes, turn)
 
     def _send_writes(self, turn: _Turn) -> None:
-        while turn.writes and turn.rounds < WRITE_ROUNDS_MAX:
+        """Send what waits, in rounds of about the same size: then a server works on one while this process works on the other."""
+        turn.is_due = False
+        while turn.writes and turn.rounds < WRITE_ROUNDS_MAX and turn.under_way <= 2 * turn.waiting:
+            weight_max = min(APPLY_CHANGES_MAX, max(1, (turn.waiting + turn.under_way + 1) // 2))
             works = [turn.writes.popleft()]
             weight = works[0].changes
-            while turn.writes and weight + turn.writes[0].changes <= APPLY_CHANGES_MAX:
+            while turn.writes and weight + turn.writes[0].changes <= weight_max:
                 works.append(turn.writes.popleft())
                 weight += works[-1].changes
+            turn.waiting -= weight
             by_target, calls = self._write_calls(works)
             if not calls:
                 self._take_writes(turn, works, by_target, [])
                 continue
             turn.rounds += 1
+            turn.under_way += weight
             self._writer.send(calls, weight, partial(self._written, turn, works, by_target), turn.pipes)
 
     def _write_calls(self, works: Sequence[_Write]) -> tuple[list[tuple[int, str]], list[Call]]:
@@ -412,6 +426,7 @@ class RedisOnlineStore:
 
     def _written(self, turn: _Turn, works: Sequence[_Write], targets: Sequence[tuple[int, str]], replies: Sequence[Any]) -> None:
         turn.rounds -= 1
+        turn.under_way -= sum([work.changes for work in works])
         self._take_writes(turn, works, targets, replies)
         self._send_writes(turn)
 
@@ -429,6 +444,10 @@ class RedisOnlineStore:
             work.written(answer)
 
     def _answer(self, work: _Write, answers: Mapping[tuple[int, str], Iterator[Any]]) -> list[Any] | Exception:
+        if work.changes == 1:
+            (shard,) = work.parts
+            answer = next(answers[shard, work.source])
+            return answer if isinstance(answer, Exception) and not work.each else [answer]
         result: list[Any] = [None] * work.changes
         for shard, part in work.parts.items():
             for position in part.positions:
@@ -461,7 +480,9 @@ class RedisOnlineStore:
 
     def _fetch(self, keys: Sequence[RecordKey], decode: _Decode, done: Callable[[Any], None]) -> None:
         """Read records; `done` is given what `decode` makes of each, or an error."""
-        turn, shards, prefixes = self._turn(), self._shards, self._prefixes
+        served = self._served
+        turn = served if served is not None and threading.get_ident() == self._serving_thread else self._turn()
+        shards, prefixes = self._shards, self._prefixes
         for group_id, record_id in keys:
             written = record_id.encode()
             shard = shard_of_bytes(written, shards)
@@ -622,7 +643,9 @@ def _take_reads(reads: Sequence[tuple[int, _Decode, Callable[[Any], None]]], fou
     for count, decode, done in reads:
         first, end = end, end + count
         try:
-            answer: Any = list(map(decode, found[first:end], now_us[first:end]))
+            answer: Any = (
+                [decode(found[first], now_us[first])] if count == 1 else list(map(decode, found[first:end], now_us[first:end]))
+            )
         except FeatureStoreError as error:
             answer = error
         except Exception as error:  # the caller waits: whatever it is, it is the answer, and the loop goes on

@@ -224,6 +224,27 @@ def items() -> st.SearchStrategy[list[Item]]:
     return st.lists(st.one_of(good, good, good, bad), min_size=1, max_size=6)
 
 
+@st.composite
+def like_requests(draw: st.DrawFn) -> list[Item]:
+    """GetRecords and PutRecords that have nearly everything in common, as those of one client have."""
+    headers = draw(st.sampled_from([(), ("Accept: */*",), ("amz-sdk-invocation-id: one", "Accept: */*")]))
+    plain = st.sampled_from(["one", "bare", "nobody", "deleted", "7", "live", "a.b_c-d~e", "x" * 300])
+    found = []
+    for _ in range(draw(st.integers(2, 8))):
+        kind = draw(st.integers(0, 9))
+        target = f"/FeatureGroup/{draw(st.sampled_from([STANDARD] * 6 + [TTL, 'unknown']))}"
+        if kind == 0:
+            body = encoded({"Record": record(id=f"@{draw(st.sampled_from('abc'))}", at=draw(TIMES))})
+            data = request("PUT", target, body, *headers)
+        else:
+            data = request("GET", "/health" if kind == 1 else f"{target}?{query(draw(plain))}", None, *headers)
+        if kind == 2:
+            at = draw(st.integers(0, len(data) - 1).filter(lambda at, data=data: data[at - 1 : at] != b"/"))  # type: ignore[misc]
+            data = data[:at] + bytes([data[at] ^ draw(st.integers(1, 255))]) + data[at + 1 :]
+        found.append(Item(data, kind != 2))
+    return found
+
+
 def cut(data: bytes, places: random.Random) -> list[bytes]:
     """Pieces of the bytes, few or many."""
     count = places.choice([0, 1, 3, 20])
@@ -248,7 +269,7 @@ def conversation(client: Client, script: Sequence[Item], places: random.Random, 
 
 @seed(SEED)
 @SETTINGS
-@given(items(), st.integers(0, 1 << 30), st.booleans())
+@given(st.one_of(items(), like_requests()), st.integers(0, 1 << 30), st.booleans())
 def test_pipelines(twins: World, script: list[Item], places: int, waiting: bool) -> None:
     own = b"%07d" % next(_numbers)
     script = [Item(in_own_name(item.data, own), item.good) for item in script]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from api.door import KEYS_S_MAX
 from featurestore.access import sigv4
 from featurestore.access.keys import ROOT, AccessKey, Right
 from tests.integration.test_signing import BAD, GOOD, GROUP, UNSIGNED, Case, Signer
@@ -233,6 +234,10 @@ class TestSameHeaders:
             head + signature[:-1] + one[len(head) + 64 :],
             head + signature.upper() + one[len(head) + 64 :],
             head + b"0" * 30 + b"\r\nx-more: " + b"0" * 24 + one[len(head) + 64 :],
+            one.replace(query("k").encode(), query("l").encode()),
+            one.replace(query("k").encode(), b"RecordIdentifierValueAsString=k.k"),
+            one.replace(query("k").encode(), b"RecordIdentifierValueAsString="),
+            one.replace(query("k").encode(), query("k", FeatureName="id").encode()),
             head + b"0" * 63 + b"\n" + one[len(head) + 64 :],
             one.replace(b"accept: application/json", b"accept: application/text"),
         ]
@@ -244,6 +249,35 @@ class TestSameHeaders:
                 return [*received, client.goodbye(finals=10)]
 
             assert statuses(pair.alike(talk))[:4] in ([200, 200, 200, 403], [200, 200, 200, 400]), broken
+
+    def test_more_at_once(self, pair: Pair, signer: Signer) -> None:
+        """Behind some that came one by one, with other requests between them."""
+        now_s = time.time()
+        one, two = (self.signed(signer, f"/FeatureGroup/{GROUP}?{query(name)}", now_s=now_s) for name in ("k", "nobody"))
+        health = request("GET", "/health")
+        for sent in (
+            one + two,
+            one + two + one,
+            one + health + two,
+            one + one[:50],
+            health + one,
+            one[:-2] + b"x: y\r\n\r\n" + two,
+        ):
+
+            def talk(client: Client, sent: bytes = sent) -> list[bytes]:
+                received = [client.ask(one), client.ask(two), client.ask(health), client.ask(one), client.ask(two)]
+                client.send(sent)
+                return [*received, client.goodbye(finals=10)]
+
+            pair.alike(talk)
+
+    def test_after_the_keys_were_read_again(self, pair: Pair, signer: Signer) -> None:
+        """On one connection for longer than keys are kept."""
+        sent = self.signed(signer, f"/FeatureGroup/{GROUP}?{ONE}", now_s=time.time())
+        with Client(pair.lane) as lane, Client(pair.plain) as plain:
+            end_s = time.monotonic() + 3 * KEYS_S_MAX
+            while time.monotonic() < end_s:
+                assert statuses(pair.same_of((lane, plain), [sent])) == [200]
 
     def test_what_is_too_old(self, pair: Pair, signer: Signer) -> None:
         now_s = time.time()
