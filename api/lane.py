@@ -12,6 +12,7 @@ of them changes how the message is framed or the connection is used. Its body ha
 from __future__ import annotations
 
 import re
+from asyncio import AbstractEventLoop, Transport
 from time import monotonic
 from typing import Any, Final, NamedTuple, TypeAlias
 from urllib.parse import unquote
@@ -34,6 +35,9 @@ BODY_BYTES_MAX: Final = 64 << 10
 """What is kept of a request until it is complete."""
 HELD_BYTES_MAX: Final = HEAD_BYTES_MAX + BODY_BYTES_MAX
 """What is kept of the requests behind one that is being answered, before no more is read."""
+
+OUTBOX_BYTES_MAX: Final = 64 << 10
+"""Answers that wait for the end of a turn; a connection's own limit is seen when they are sent."""
 
 _USUAL: Final = re.compile(
     rb"(?:GET /FeatureGroup/([A-Za-z0-9-]+)\?RecordIdentifierValueAsString=([A-Za-z0-9_.~-]+)|PUT /FeatureGroup/([A-Za-z0-9-]+))"
@@ -191,6 +195,34 @@ class Starts:
         self.are_last = (b"connection", b"close") in headers
 
 
+class Outbox:
+    """Answers of one turn of the event loop, sent together at its end.
+
+    A client on this machine is woken by what is sent to it; with something else to do between two answers, by each of them.
+    """
+
+    __slots__ = ("_answers", "_bytes")
+
+    def __init__(self) -> None:
+        self._answers: list[tuple[Transport, bytes]] = []
+        self._bytes = 0
+
+    def add(self, loop: AbstractEventLoop, transport: Transport, answer: bytes) -> None:
+        if not self._answers:
+            loop.call_soon(self.send)
+        self._answers.append((transport, answer))
+        self._bytes += len(answer)
+        if self._bytes > OUTBOX_BYTES_MAX:
+            self.send()
+
+    def send(self) -> None:
+        """Whatever else is written to a connection, or ends it, comes after this."""
+        answers, self._answers, self._bytes = self._answers, [], 0
+        for transport, answer in answers:
+            if not transport.is_closing():
+                transport.write(answer)
+
+
 class RecordLane(Connection):
     """A connection that answers record requests itself, one after the other."""
 
@@ -200,6 +232,7 @@ class RecordLane(Connection):
     heads: dict[bytes, Head]
     """By header lines without that of the retry token, which they have."""
     starts: Starts
+    outbox: Outbox
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -272,6 +305,7 @@ class RecordLane(Connection):
             if not data:
                 return
         self._usual = None
+        self.outbox.send()
         super().data_received(data)
         if self.parser is not None and self.parser.should_upgrade():
             self._is_plain = True
@@ -381,7 +415,8 @@ class RecordLane(Connection):
         identifier = request_id()
         if answer.__class__ is bytes and not self._is_ending:
             status = 200
-            transport.write(b"%b%d\r\nx-amzn-requestid: %b\r\n\r\n%b" % (starts.plain, len(answer), identifier, answer))
+            whole = b"%b%d\r\nx-amzn-requestid: %b\r\n\r\n%b" % (starts.plain, len(answer), identifier, answer)
+            self.outbox.add(self.loop, transport, whole)
         else:
             what = asked.partition(b" HTTP/")[0].decode("latin-1")
             status, body, content_type, headers = answered(answer, identifier, what)
@@ -389,6 +424,7 @@ class RecordLane(Connection):
             if self._is_ending and not self._held and not is_last:
                 is_last = True
                 more += b"connection: close\r\n"
+            self.outbox.send()
             transport.write(
                 b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nx-amzn-requestid: %b\r\n%b\r\n%b"
                 % (STATUS_LINE[status], starts.common, content_type, len(body), identifier, more, body)
@@ -397,6 +433,7 @@ class RecordLane(Connection):
             self._log(asked, status)
         state.total_requests += 1
         if is_last or self._is_half_closed:
+            self.outbox.send()
             transport.close()
             return
         self._idle_since_s = self.loop.time()
@@ -434,12 +471,14 @@ class RecordLane(Connection):
         if self._asked is not None and self.transport.get_extra_info("ssl_object") is None:
             self._is_half_closed, self._held = True, b""
             return True
+        self.outbox.send()
         return super().eof_received()
 
     def shutdown(self) -> None:
         if self._asked is not None or self._held:
             self._is_ending = True
         else:
+            self.outbox.send()
             super().shutdown()
 
     def resume_writing(self) -> None:
@@ -554,4 +593,6 @@ class RecordLane(Connection):
 
 def lane_of(service: Service) -> type[Connection]:
     """The protocol class, for uvicorn's `http` setting, of connections to a service."""
-    return type("RecordLane", (RecordLane,), {"service": service, "lines": {}, "heads": {}, "starts": Starts()})
+    return type(
+        "RecordLane", (RecordLane,), {"service": service, "lines": {}, "heads": {}, "starts": Starts(), "outbox": Outbox()}
+    )
