@@ -158,13 +158,15 @@ class UsualGet(NamedTuple):
 
     def identifier(self, data: bytes) -> bytes:
         """That of such a request, if `data` is one; nothing otherwise."""
-        if not (data.startswith(self.before) and data.endswith(self.after)):
+        before = self.before
+        if not (data.startswith(before) and data.endswith(self.after)):
             return b""
-        end = len(data) - self.rest_bytes
-        if self.like is not None and not data.startswith(self.behind, end):
+        identifier = data[len(before) : -self.rest_bytes]
+        if not identifier.isalnum() and identifier.translate(None, _PLAIN):
             return b""
-        identifier = data[len(self.before) : end]
-        return b"" if identifier.translate(None, _PLAIN) else identifier
+        if self.like is not None and not data.startswith(self.behind, len(before) + len(identifier)):
+            return b""
+        return identifier
 
     def signature(self, data: bytes) -> bytes:
         """The value of that of a request that has an `identifier`."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis import exceptions as failures
 from redis.backoff import NoBackoff
@@ -45,8 +45,7 @@ class Script:
         return Call(shard, ("EVALSHA", self.sha, len(keys), *keys, *args), self)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One command for the node that has a shard. `packed` is what the protocol has for it, if that is known: `command` is empty
     then, and only a `RedisLink` sends it.
     """
