@@ -186,6 +186,7 @@ class _Rounds:
     def _constant(self, kind: str, work: Work, get_per_s: float) -> Load:
         port, load_s = self._constants[kind], self._size.load_s
         first = drive(Plan(port, work.requests, len(work.requests)))
+        first = drive(Plan(port, work.requests, round(first.requests_per_s * load_s / 2)))
         closed = drive(Plan(port, work.requests, round(first.requests_per_s * load_s)))
         half = drive(Plan(port, work.requests, max(1, round(get_per_s / 2 * load_s)), get_per_s / 2))
         row = figures(closed, half, "half of GetRecord's load on Redis")

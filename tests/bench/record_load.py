@@ -68,10 +68,11 @@ class Caller(NamedTuple):
 def closed_and_half(sheet: Sheet, table: str, row: str, work: Work, caller: Caller, load_s: float) -> Load:
     """A closed loop and an open loop at half its rate, of `load_s` seconds each. Answers the former.
 
-    A shorter one before them warms up and tells how many requests that is.
+    Shorter ones before them warm up, since other processes had the machine before, and tell how many requests that is.
     """
     first = answered(sheet, work, caller)
-    closed = answered(sheet, work, caller, requests=first.requests_per_s * load_s)
+    warm = answered(sheet, work, caller, requests=first.requests_per_s * load_s / 2)
+    closed = answered(sheet, work, caller, requests=warm.requests_per_s * load_s)
     rate_per_s = closed.requests_per_s / 2
     # Connections take turns, and the service closes those that nothing came over for a while.
     connections = min(CONNECTIONS, math.ceil(rate_per_s / work.sequence * UNUSED_S_MAX))
@@ -125,7 +126,8 @@ class Puts:
     def closed_and_half(self, sheet: Sheet, table: str, row: str, load_s: float) -> Load:
         """As the function of this name."""
         first = self._load(sheet, self._puts_min)
-        closed = self._load(sheet, first.requests_per_s * load_s)
+        warm = self._load(sheet, first.requests_per_s * load_s / 2)
+        closed = self._load(sheet, warm.requests_per_s * load_s)
         rate_per_s = closed.requests_per_s / 2
         half = self._load(sheet, rate_per_s * load_s, rate_per_s)
         sheet.add(table, row, figures(closed, half))
