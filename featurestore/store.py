@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.access.keys import SqlKeys
-from featurestore.arrow_memory import choose_memory
 from featurestore.athena.catalog import Catalog
 from featurestore.athena.executions import SqlExecutions
 from featurestore.athena.service import AthenaLimits, AthenaQueries
@@ -147,7 +146,6 @@ class FeatureStore:
     """
 
     def __init__(self, settings: Settings) -> None:
-        choose_memory()
         self.settings = settings
         kafka = _kafka_address(settings) if settings.kafka_bootstrap_servers else None
         registry = SqlRegistry(settings.registry_location, WantedIdentity(settings.account_id, settings.region, settings.shards))

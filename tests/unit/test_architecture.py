@@ -18,7 +18,6 @@ FLOORS = {
     "featurestore.stopwatch": 1,
     "featurestore.temporary": 1,
     "featurestore.beneath": 1,
-    "featurestore.arrow_memory": 1,
     "featurestore.engine": 2,
     "featurestore.keyspace": 1,
     "featurestore.registry": 2,
