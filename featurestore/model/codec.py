@@ -26,6 +26,9 @@ CHANGE_VERSION: Final = b"\x01"
 _BYTES: Final = pa.large_binary()
 _NIL: Final = b"\xc0"
 
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What msgspec raises for bytes that are not msgpack, not of the type, or texts that are not UTF-8."""
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_values: Final = msgspec.msgpack.Decoder(list[int | str | list[str] | None]).decode
 _decode_any: Final = msgspec.msgpack.Decoder(list[Any]).decode
@@ -123,7 +126,7 @@ def decode_row(data: bytes) -> list[int | Value]:
         raise _unknown_version(data)
     try:
         return _decode_values(data[1:])
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise StoreCorrupt("record values", str(error)) from error
 
 
@@ -138,7 +141,7 @@ def unchecked_row(data: bytes) -> tuple[list[Any], bytes]:
         raise _unknown_version(data)
     try:
         row = _decode_any(data[1:])
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise StoreCorrupt("record values", str(error)) from error
     # Behind the mark of the array, of 1, 3 or 5 bytes, and the schema version, small as a rule.
     count = len(row)
@@ -163,5 +166,5 @@ def decode_change(data: bytes) -> Change:
         raise StoreCorrupt("log entry", f"unknown version byte {data[:1]!r}")
     try:
         return _decode_change(memoryview(data)[1:])
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise StoreCorrupt("log entry", str(error)) from error

@@ -5,10 +5,13 @@ That is Redis, an HTTP server, SQLite and the disk. All in one run, so that ever
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from featurestore.access.sigv4 import Credentials
 from featurestore.settings import Settings
@@ -44,6 +47,11 @@ ALONE, LIMITS, DISK = "By one caller alone", "HTTP servers that answer a constan
 LIMIT_ROWS = {PROTOCOL: "a bare socket protocol on uvloop", ASGI: "plain ASGI on uvicorn"}
 CALLS = 5
 """BatchGetRecords that follow each other on one connection: 500 identifiers in all."""
+SETTLED_S_MAX = 120.0
+LOOK_S = 0.5
+QUIET_LOOKS = 4
+QUIET_CORES = 0.05
+"""Of all services together."""
 KEY = Credentials("AKIABENCHMARK", "a secret of this benchmark alone")
 
 
@@ -81,7 +89,8 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
         {
             "connections": f"{CONNECTIONS}, also of redis-benchmark",
             "records": ", ".join(f"{group.records:,} of {group.features} features" for group in (narrow, wide, broad)),
-            "each load": f"{size.load_s:g} s per round",
+            "each load": f"{size.load_s:g} s per round, half of that before it to warm up",
+            "each round": "begins when the services have nothing left to do from before",
             "redis-benchmark, per round": f"{size.redis.gets:,} GET, {size.redis.mgets:,} MGET, {size.redis.minimal:,} of the "
             f"minimal script, {size.redis.applies:,} of apply.lua, a quarter of that with 8 changes",
             "signed": f"{size.distinct:,} different GetRecords, signed anew in each round",
@@ -99,10 +108,10 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
         online = {ON_REDIS: {"online_url": server.url}, EMBEDDED: {}}
         for who, home in homes.items():
             load_records(Settings.load({}, home=home, **online[who]), frames)
-        callers = {
-            who: Caller(stack.enter_context(Service(home, folder / f"{home.name}.log", **online[who])).port, who)
-            for who, home in homes.items()
+        services = {
+            who: stack.enter_context(Service(home, folder / f"{home.name}.log", **online[who])) for who, home in homes.items()
         }
+        callers = {who: Caller(service.port, who) for who, service in services.items()}
         with_key = {"admin_access_key_id": KEY.access_key_id, "admin_secret_access_key": KEY.secret_access_key}
         signed = Service(homes[ON_REDIS], folder / "signed.log", "--no-workers", **online[ON_REDIS], **with_key)
         callers[SIGNED] = Caller(stack.enter_context(signed).port, SIGNED)
@@ -116,9 +125,26 @@ def measure(size_name: str, rounds: int, folder: Path, sheet: Sheet, say: Callab
         change = put_change(Settings.load({}, home=homes[ON_REDIS], **online[ON_REDIS]))
         limits = RedisLimits(sheet, bare, change, size.records, size.redis)
         measured = _Rounds(sheet, size, folder, callers, gets, batches, calls, constants, limits)
+        processes = [psutil.Process(service.pid) for service in services.values()]
         for number in range(rounds):
             say(f"round {number + 1}/{rounds}")
+            _settle(processes)
             measured.round()
+
+
+def _settle(processes: list[psutil.Process]) -> None:
+    """Wait until they have nothing left to do: files of the records that were put before are merged in the background."""
+    deadline_s = time.monotonic() + SETTLED_S_MAX
+    quiet = 0
+    while quiet < QUIET_LOOKS:
+        assert time.monotonic() < deadline_s, "the services do not come to rest"
+        before_s = _cpu_s(processes)
+        time.sleep(LOOK_S)
+        quiet = quiet + 1 if _cpu_s(processes) - before_s < QUIET_CORES * LOOK_S else 0
+
+
+def _cpu_s(processes: list[psutil.Process]) -> float:
+    return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
 
 
 class _Rounds:

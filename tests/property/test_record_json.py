@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -46,6 +47,7 @@ def test_json_is_what_an_encoder_makes(
     plan = RecordPlan(GROUP)
     values = encode_values(version, row)
     text = RecordJson(plan, selected).members("{", values, expires_at_us) + "}"
+    assert RecordJson(plan, selected).whole(values, expires_at_us) == text.encode()
     pairs = plan.pairs(row, selected)
     expected: dict[str, object] = {
         "Record": [
@@ -79,7 +81,16 @@ def test_a_choice_is_compiled_once_and_too_many_are_forgotten() -> None:
         record_json(plan, ["nobody"])
 
 
-@pytest.mark.parametrize("values", [b"", b"\x02\x91\x01", b"\x01", b"\x01\x92\x01", b"\x01\x92\x01\xa2x"])
+NO_VALUES = [2.5, True, {"a": "1"}, b"x", [1.5], [["a"]], [None]]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *(b"", b"\x02\x91\x01", b"\x01", b"\x01\x92\x01", b"\x01\x92\x01\xa2x", b"\x01\xa1x", b"\x01\x92\x01\xa1\xff"),
+        *(b"\x01" + msgspec.msgpack.encode([1, "1", value]) for value in NO_VALUES),
+    ],
+)
 def test_bytes_that_are_no_record(values: bytes) -> None:
     with pytest.raises(StoreCorrupt):
         RecordJson(RecordPlan(GROUP), None).members("{", values, None)

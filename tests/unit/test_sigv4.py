@@ -158,6 +158,30 @@ def test_another_secret_is_refused(sent: Sent) -> None:
         check(sent, keys=other)
 
 
+PLAIN_TEXTS = st.text("abcXYZ019-._~", min_size=1, max_size=30)
+
+
+@given(PLAIN_TEXTS, PLAIN_TEXTS, PLAIN_TEXTS, st.sampled_from(["GET", "DELETE"]))
+def test_requests_with_the_same_headers(name: str, first: str, second: str, method: str) -> None:
+    """What was made of one request verifies the other one, signed in the same second, and nothing else."""
+    path, start = f"/FeatureGroup/{name}", "RecordIdentifierValueAsString="
+    one = signed(method, path, query=start + first)
+    other = signed(method, path, query=start + second)
+    assume(one.header(b"x-amz-date") == other.header(b"x-amz-date"))
+    same = claim(one.request, KEYS, service=b"sagemaker").same_headers()
+    like = same.with_target(method, path.encode(), start.encode())
+    values = [sent.header(b"authorization")[-64:] for sent in (one, other)]
+    for verify in (
+        lambda text, value: same.verify(method, path.encode(), (start + text).encode(), sigv4.EMPTY_SHA256, value),
+        lambda text, value: like.verify(text.encode(), value),
+    ):
+        assert verify(first, values[0])
+        assert verify(second, values[1])
+        assert verify(second, values[0]) is verify(first, values[1]) is (first == second)
+        assert not verify(first, b"0" * 64)
+        assert not verify(first, values[0][:-1])
+
+
 class TestForms:
     """Forms of requests that clients send."""
 
