@@ -172,18 +172,18 @@ class _Rounds:
         self._puts = {who: Puts(callers[who], size.distinct) for who in TABLES}
 
     def round(self) -> None:
-        """Each path on both backends, then what limits it; only one process is loaded at a time."""
+        """Each path on both backends, and beside it what limits it; only one process is loaded at a time."""
         sheet, (narrow, wide) = self._sheet, self._gets
-        get = {who: self._read(who, narrow) for who in TABLES}
         row = f"{narrow.name}, signed"
         signed = closed_and_half(sheet, TABLES[ON_REDIS], row, signed_work(narrow, KEY), self._callers[SIGNED], self._size.load_s)
         reads = self._limits.reads()
+        get = {who: self._read(who, narrow) for who in TABLES}
         constants = {kind: self._constant(kind, narrow, get[ON_REDIS].requests_per_s) for kind in LIMIT_ROWS}
         batch = {work.name: {who: self._read(who, work) for who in TABLES} for work in (wide, *self._batches, self._calls)}
         for who in TABLES:
             self._alone(who)
-        put = {who: puts.closed_and_half(sheet, TABLES[who], PUT, self._size.load_s) for who, puts in self._puts.items()}
         writes = self._limits.writes()
+        put = {who: puts.closed_and_half(sheet, TABLES[who], PUT, self._size.load_s) for who, puts in self._puts.items()}
         disk = self._bare_sqlite()
 
         batch_narrow = batch[self._batches[0].name]
