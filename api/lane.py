@@ -27,7 +27,7 @@ from api.door import Like, Standing
 from api.runtime import RETRY_TOKEN_CHARS_MAX, RETRY_TOKEN_HEADER, Call, Result, asked_for
 from api.runtime import query as query_of
 from api.runtime import segments as segments_of
-from api.wire import JSON, Answer, answered, request_id
+from api.wire import JSON, answered, request_id
 from featurestore.access.sigv4 import Request
 
 HEAD_BYTES_MAX: Final = 16 << 10
@@ -245,7 +245,6 @@ class RecordLane(Connection):
         """uvicorn's parser has something of this connection that it does not give back."""
         self._asked: bytes | None = None
         """The request that is being answered from here."""
-        self._answer_now: Answer | Exception | None = None
         self._held = b""
         self._wanted_bytes = 0
         """What must be held for a complete request; 0 when nothing of it is known."""
@@ -363,7 +362,8 @@ class RecordLane(Connection):
     def _remember(self, data: bytes, usual: re.Match[bytes], block: bytes, head: Head, is_open: bool) -> None:
         """Another GetRecord like this one may follow."""
         if is_open:
-            self._usual = UsualGet.of(data, usual, head, None)
+            if b"authorization" not in head.headers:  # nobody looks at it, but the next one is another
+                self._usual = UsualGet.of(data, usual, head, None)
         elif self._signed is not None and self._signed.is_like(block) and self._signed.standing.caller.session is None:
             self._usual = UsualGet.of(data, usual, head, self._signed)
 

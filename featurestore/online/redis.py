@@ -83,8 +83,6 @@ READ_KEYS_MAX: Final = 4096
 """Records of one round trip; bounds how long the server does nothing else."""
 PREFIXES_MAX: Final = 10_000
 """Groups whose beginnings of keys are remembered."""
-
-
 WRITE_ROUNDS_MAX: Final = 2
 """Round trips of changes that one event loop has under way: while a server works on one, the next is made."""
 RECEIPTS_MAX: Final = 1_000_000
@@ -480,9 +478,7 @@ class RedisOnlineStore:
 
     def _fetch(self, keys: Sequence[RecordKey], decode: _Decode, done: Callable[[Any], None]) -> None:
         """Read records; `done` is given what `decode` makes of each, or an error."""
-        served = self._served
-        turn = served if served is not None and threading.get_ident() == self._serving_thread else self._turn()
-        shards, prefixes = self._shards, self._prefixes
+        turn, shards, prefixes = self._turn(), self._shards, self._prefixes
         for group_id, record_id in keys:
             written = record_id.encode()
             shard = shard_of_bytes(written, shards)
