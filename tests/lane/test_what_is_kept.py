@@ -1,4 +1,4 @@
-"""What happens to a connection in the very turn of the loop in which it was answered: the answer still comes, and comes first."""
+"""What the lane keeps of a connection: answers until the end of a turn of the loop, and what its requests have in common."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.lane.harness import Client, LoopThread, statuses
-from tests.lane.test_http_edges import GET
-from tests.lane.world import World
+from tests.lane.harness import Client, LoopThread, request, statuses
+from tests.lane.test_http_edges import GET, get, put
+from tests.lane.world import STANDARD, World
 
 
 def broken(connection: Any) -> None:
@@ -56,3 +56,33 @@ def test_the_answer_comes_first(
 
         loop.run(in_one_turn())
         assert statuses(client.rest()) == found
+
+
+def test_a_body_that_looks_like_the_request_before(twins: World) -> None:
+    """It is the body that was announced, and no request, even when it comes by itself."""
+    head = request("PUT", f"/FeatureGroup/{STANDARD}", GET).removesuffix(GET)
+
+    def talk(client: Client) -> list[bytes]:
+        received = [client.ask(GET)]
+        client.send(head)
+        client.turn()
+        client.send(GET)
+        return [*received, client.answer(), client.ask(GET), client.goodbye()]
+
+    assert statuses(twins.pair.same(talk)) == [200, 400, 200, 200]
+
+
+def test_each_request_has_its_own_retry_token(twins: World) -> None:
+    def talk(client: Client) -> list[bytes]:
+        written = [("first", "token-1"), ("other", "token-2"), ("third", "token-2"), ("again", "token-1")]
+        return [
+            answer
+            for text, token in written
+            for answer in (client.ask(put("retried", text, f"amz-sdk-invocation-id: {token}")), client.ask(get("retried")))
+        ]
+
+    received = twins.pair.same(talk)
+    assert [text for text in (b"first", b"other", b"third", b"again") for _ in range(received.count(text))] == [
+        b"first",
+        *[b"other"] * 3,
+    ]
