@@ -10,7 +10,7 @@ from typing import Final
 from featurestore.errors import StoreCorrupt
 from featurestore.keyspace.link import Script
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 RECORD_VERSION: Final = 1
 BIAS: Final = 1 << 63
 """Added to an event time, so that times before 1970 are in order as unsigned numbers, too."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from enum import IntEnum, StrEnum
 from typing import Final
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -28,9 +29,6 @@ class Op(IntEnum):
     HARD_DELETE = 3
     """The record goes with its event time: an older put becomes visible again."""
 
-
-_blake2b: Final = hashlib.blake2b
-_from_bytes: Final = int.from_bytes
 
 ONLINE: Final = 1
 OFFLINE: Final = 2
@@ -157,7 +155,7 @@ def signing_secret(salt: bytes) -> bytes:
 
 
 def shard_of(record_id: str, shards: int) -> int:
-    """The shard of a record key: a stable hash modulo the number of shards, the same in every process and release.
+    """The shard of a record key: its CRC-32 modulo the number of shards, the same in every process and release.
 
     The group takes no part, so all records of one entity share a shard and one round trip reads them.
     """
@@ -166,12 +164,10 @@ def shard_of(record_id: str, shards: int) -> int:
 
 def shard_of_bytes(record_id: bytes, shards: int) -> int:
     """`shard_of` of a record key as UTF-8."""
-    digest = _blake2b(record_id, digest_size=8).digest()
-    return (digest[0] if 256 % shards == 0 else _from_bytes(digest, "little")) % shards
+    return crc32(record_id) % shards
 
 
 def shards_of(record_ids: pa.Array, shards: int) -> npt.NDArray[np.int64]:
     """`shard_of` of record keys, a string column without nulls."""
     keys = record_ids.cast(pa.large_binary()).to_pylist()
-    hashes = np.frombuffer(b"".join([_blake2b(key, digest_size=8).digest() for key in keys]), "<u8")
-    return (hashes % np.uint64(shards)).astype(np.int64)
+    return np.fromiter(map(crc32, keys), np.int64, len(keys)) % shards

@@ -62,7 +62,7 @@ from featurestore.online.protocol import (
 
 _log: Final = logging.getLogger(__name__)
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 COMMIT_WEIGHT_MAX: Final = 4096
 """Changes of one transaction; bounds how long a caller waits for the company it commits in."""
 LOAD_ROWS_MAX: Final = 4096

@@ -52,12 +52,12 @@ from featurestore.registry.protocol import (
     StoreIdentity,
     WantedIdentity,
 )
-from featurestore.registry.tables import FORMAT_2_COLUMNS, group_search
 from featurestore.registry.tables import features as _features
+from featurestore.registry.tables import group_search
 from featurestore.registry.tables import groups as _groups
 from featurestore.registry.tables import metadata as _metadata
 
-FORMAT_VERSION: Final = "2"
+FORMAT_VERSION: Final = "3"
 BUSY_TIMEOUT_S: Final = 30.0
 
 _store: Final = sa.Table(
@@ -139,6 +139,7 @@ class SqlRegistry:
     Raises:
         StoreUnavailable: the database can't be opened.
         SettingsInvalid: the store exists with another number of shards, account or region.
+        StoreCorrupt: it has the format of another release.
     """
 
     def __init__(self, url: str, wanted: WantedIdentity, *, clock_us: Callable[[], int] = _now_us) -> None:
@@ -147,7 +148,6 @@ class SqlRegistry:
         try:
             with self._write() as connection:
                 _metadata.create_all(connection)
-                _migrate(connection)
                 self._identity = _adopt_identity(connection, wanted)
         except (sa.exc.SQLAlchemyError, StoreUnavailable) as error:
             self._engine.dispose()
@@ -544,30 +544,6 @@ def _engine(url: str) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("write") else "BEGIN")
 
     return engine
-
-
-def _migrate(connection: sa.Connection) -> None:
-    """Bring the tables of an older release to this one's format. Of several processes one does it, the others wait."""
-    older = connection.execute(_store.update().where(_store.c.name == "format", _store.c.value == "1").values(value="2"))
-    if not older.rowcount:
-        return
-    for name in FORMAT_2_COLUMNS:
-        kind = _features.c[name].type.compile(connection.dialect)
-        connection.execute(sa.text(f"ALTER TABLE feature ADD COLUMN {name} {kind}"))
-    for index in _features.indexes:
-        index.create(connection, checkfirst=True)
-    for row in connection.execute(sa.select(_groups.c.document).where(_groups.c.live == 1)).all():
-        group = _decode(row.document)
-        search.store_group(connection, group)
-        for position, feature in enumerate(group.features):
-            mine = sa.and_(_features.c.group_id == group.group_id, _features.c.name == feature.name)
-            connection.execute(_features.update().where(mine).values(search.feature_columns(position, feature)))
-    live = sa.select(_groups.c.group_id).where(_groups.c.live == 1)
-    connection.execute(_features.delete().where(_features.c.group_id.not_in(live)))
-    for row in connection.execute(sa.select(_features.c.group_id, _features.c.name, _features.c.parameters)).all():
-        parameters = decode_json(row.parameters, dict[str, str])
-        if parameters:
-            search.store_parameters(connection, row.group_id, row.name, parameters)
 
 
 def _adopt_identity(connection: sa.Connection, wanted: WantedIdentity) -> StoreIdentity:

@@ -44,9 +44,8 @@ features: Final = sa.Table(
     sa.Column("collection", TEXT),
     sa.Column("dimension", sa.BigInteger),
 )
-"""`position` counts a group's features from 0. The last four columns came with format 2. Numbers
-are wide enough for whatever a filter or a token compares them with."""
-FORMAT_2_COLUMNS: Final = ("position", "type", "collection", "dimension")
+"""`position` counts a group's features from 0. Numbers are wide enough for whatever a filter or a
+token compares them with."""
 
 _COLUMN: Final[dict[Kind, sa.types.TypeEngine[Any]]] = {
     Kind.TEXT: TEXT,

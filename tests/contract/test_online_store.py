@@ -620,5 +620,5 @@ def test_a_purge_that_is_kept_from_its_work_says_so(tmp_path: Path) -> None:
 def test_a_database_of_another_format_is_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "online.db")) as database:
         database.execute("PRAGMA user_version = 1")
-    with pytest.raises(StoreCorrupt, match="format 1, this release reads 2"):
+    with pytest.raises(StoreCorrupt, match="format 1, this release reads 3"):
         SqliteOnlineStore(tmp_path / "online.db", SHARDS, outbox_changes_max=OUTBOX_MAX)

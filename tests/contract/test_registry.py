@@ -20,6 +20,7 @@ from featurestore.errors import (
     FeatureGroupNotFound,
     LimitExceeded,
     SettingsInvalid,
+    StoreCorrupt,
     StoreUnavailable,
     StreamInUse,
     StreamNotFound,
@@ -43,7 +44,7 @@ from featurestore.model.search import Filter, SearchExpression, SearchResource, 
 from featurestore.model.stream import Stream, StreamState
 from featurestore.registry.protocol import GroupQuery, GroupSort, Registry, SearchQuery, StoreIdentity, WantedIdentity
 from featurestore.registry.sql import SqlRegistry
-from featurestore.registry.tables import FORMAT_2_COLUMNS, feature_parameters, group_search, group_tags, groups, metadata
+from featurestore.registry.tables import groups, metadata
 from featurestore.settings import Settings
 
 IDENTITY = StoreIdentity("111122223333", "eu-west-1", 4)
@@ -344,32 +345,12 @@ def test_a_deletion_that_failed_is_begun_again(registry: Registry) -> None:
         registry.get("weather")
 
 
-def test_a_registry_of_format_1_is_brought_to_format_2(opener: Opener) -> None:
+def test_a_registry_of_another_format_is_refused(opener: Opener) -> None:
     registry = opener()
-    made = registry.create(group("air", tags={"team": "red"}))
-    gone = registry.create(group("gone"))
-    registry.update_feature("air", "x", description="wind", additions={"unit": "m/s"}, removals=[])
-    with registry.transaction() as connection:  # what the older release had
-        for table in (group_search, group_tags, feature_parameters):
-            table.drop(connection)
-        connection.execute(sa.text("DROP INDEX feature_modified"))
-        for name in FORMAT_2_COLUMNS:
-            connection.execute(sa.text(f"ALTER TABLE feature DROP COLUMN {name}"))
-        connection.execute(sa.text("UPDATE store SET value = '1' WHERE name = 'format'"))
-        connection.execute(sa.text(f"UPDATE feature_group SET live = NULL WHERE group_id = {gone.group_id}"))
-    registry.close()
-    migrated = opener()
-    assert migrated.get("air") == made
-    assert found_names(migrated, Tags__team="red", FeatureDefinitions__FeatureType="Fractional") == {"air"}
-    features = SearchResource.FEATURE_METADATA
-    where = check_expression(features, SearchExpression([Filter("Parameters.unit", None, "m/s"), Filter("FeatureType")]))
-    (found,) = migrated.search_features(SearchQuery(features, check_sort(features, "FeatureName"), where)).features
-    assert found == migrated.feature("air", "x")
-    assert migrated.search_features(SearchQuery(features, check_sort(features, "FeatureName"))).total == 3
-    assert opener().version() == migrated.version()
-    with migrated.transaction() as connection:
-        indexes = {index["name"] for index in sa.inspect(connection).get_indexes("feature")}
-    assert indexes == {"feature_name", "feature_modified"}
+    with registry.transaction() as connection:
+        connection.execute(sa.text("UPDATE store SET value = '2' WHERE name = 'format'"))
+    with pytest.raises(StoreCorrupt, match="format 2, this release reads 3"):
+        opener()
 
 
 def test_feature_metadata(registry: Registry) -> None:

@@ -454,7 +454,7 @@ def test_another_number_of_shards_and_another_format_are_refused(redis_server: R
     open_keyspace(parse_redis_url(f"{redis_server.url}?prefix=other"), 5)
     with redis_server.client() as client:
         client.hset("{fs:0}:store", "format", 9)
-    with pytest.raises(StoreCorrupt, match="format 9, this release reads 3"):
+    with pytest.raises(StoreCorrupt, match="format 9, this release reads 4"):
         Opened(redis_server.url)
 
 
