@@ -7,8 +7,6 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from featurestore.online.protocol import RecordKey
-
 Form = TypeVar("Form")
 """What is known of a group's features that are asked for, as the form of the answer needs it."""
 
@@ -33,12 +31,12 @@ class BatchGet(msgspec.Struct, Generic[Form], frozen=True):
 
     Attributes:
         entries: those of groups and features that there are, in the order asked.
-        keys: of all their identifiers, in order.
+        wanted: per entry the group's id and the keys of the records.
         errors: what the others are answered, as values of JSON.
         with_expiry: whether ExpiresAt is asked for.
     """
 
     entries: Sequence[Entry[Form]]
-    keys: Sequence[RecordKey]
+    wanted: Sequence[tuple[int, Sequence[str]]]
     errors: Sequence[object]
     with_expiry: bool

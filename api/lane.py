@@ -27,7 +27,7 @@ from api.door import Like, Standing
 from api.runtime import RETRY_TOKEN_CHARS_MAX, RETRY_TOKEN_HEADER, Call, Result, asked_for
 from api.runtime import query as query_of
 from api.runtime import segments as segments_of
-from api.wire import JSON, answered, request_id
+from api.wire import JSON, REQUEST_ID, answered, request_id, request_numbers
 from featurestore.access.sigv4 import Request
 
 HEAD_BYTES_MAX: Final = 16 << 10
@@ -180,7 +180,8 @@ class Starts:
     Attributes:
         made_for: uvicorn's headers.
         common: the same as bytes.
-        plain: all that is before the length of an answer that is a success, JSON and has no headers of its own.
+        plain: an answer that is a success, JSON and has no headers of its own, but for its length, the number of its request
+            and itself.
         are_last: whether they say that each answer is the last of its connection.
     """
 
@@ -193,7 +194,8 @@ class Starts:
         """Use other headers from now on."""
         self.made_for = headers
         self.common = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.plain = b"%b%bcontent-type: %b\r\ncontent-length: " % (STATUS_LINE[200], self.common, JSON)
+        start = b"%b%bcontent-type: %b\r\ncontent-length: " % (STATUS_LINE[200], self.common, JSON)
+        self.plain = start.replace(b"%", b"%%") + b"%d\r\nx-amzn-requestid: " + REQUEST_ID + b"\r\n\r\n%b"
         self.are_last = (b"connection", b"close") in headers
 
 
@@ -414,12 +416,11 @@ class RecordLane(Connection):
         if starts.made_for is not state.default_headers:
             starts.make(state.default_headers)
         is_last = starts.are_last
-        identifier = request_id()
         if answer.__class__ is bytes and not self._is_ending:
             status = 200
-            whole = b"%b%d\r\nx-amzn-requestid: %b\r\n\r\n%b" % (starts.plain, len(answer), identifier, answer)
-            self.outbox.add(self.loop, transport, whole)
+            self.outbox.add(self.loop, transport, starts.plain % (len(answer), next(request_numbers), answer))
         else:
+            identifier = request_id()
             what = asked.partition(b" HTTP/")[0].decode("latin-1")
             status, body, content_type, headers = answered(answer, identifier, what)
             more = b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -138,7 +138,7 @@ class RecordArrow:
     def __init__(self, batch: BatchGet[RecordColumns]) -> None:
         self._batch = batch
         features = _features(batch)
-        cells = len(batch.keys) * len(features)
+        cells = sum(len(record_ids) for _, record_ids in batch.wanted) * len(features)
         if cells > CELLS_MAX:
             expected = (
                 f"at most {CELLS_MAX:,} identifiers times features in an Arrow answer; ask in parts, or for some FeatureNames"

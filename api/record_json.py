@@ -37,31 +37,31 @@ class RecordJson:
         self._plan = plan
         self._selected = None if selected is None else list(selected)
         positions = range(len(plan.names)) if selected is None else selected
-        self._parts: list[str] = [""]
+        self._parts: list[str] = ["{"]
         for position in positions:
             start = '"Record":[{' if len(self._parts) == 1 else '"},{'
             self._parts += [f'{start}"FeatureName":{json_text(plan.names[position])},"ValueAsString":"', ""]
-        self._parts.append("")
+        self._parts.append('"}]}')
         self._pick: Callable[[Sequence[Any]], Sequence[Any]] | None = None
         if selected is not None:
             first, *more = (position + 1 for position in selected)
             self._pick = itemgetter(first, *more) if more else lambda row: (row[first],)
 
     def whole(self, values: bytes, expires_at_us: int | None) -> bytes:
-        """The answer to a GetRecord; see `members`."""
-        return self.members("{", values, expires_at_us, "}").encode()
+        """The answer to a GetRecord; see `text`."""
+        return self.text("{", values, expires_at_us).encode()
 
-    def members(self, before: str, values: bytes, expires_at_us: int | None, end: str = "") -> str:
-        """Members of the object that stands for a record: `before`, Record, ExpiresAt unless the record has no expiry, `end`.
+    def text(self, before: str, values: bytes, expires_at_us: int | None) -> str:
+        """The object that stands for a record, with the members Record and, unless the record has no expiry, ExpiresAt.
 
         Args:
+            before: how it begins: a brace, and members that come first.
             values: as stored.
             expires_at_us: microseconds since 1970.
 
         Raises:
             StoreCorrupt: the values can't be read.
         """
-        after = end if expires_at_us is None else f',"ExpiresAt":"{format_iso(expires_at_us)}"{end}'
         row, texts = unchecked_row(values)
         if len(texts.translate(None, ESCAPED)) == len(texts):
             parts = self._parts.copy()
@@ -69,7 +69,8 @@ class RecordJson:
                 chosen: Any = row[1:] if self._pick is None else self._pick(row)
                 parts[2:-1:2] = chosen
                 parts[0] = before
-                parts[-1] = f'"}}]{after}'
+                if expires_at_us is not None:
+                    parts[-1] = f'"}}]{_expiry(expires_at_us)}}}'
                 return "".join(parts)
             except (TypeError, ValueError, IndexError):
                 pass  # a feature is absent or a collection, or a value is none at all
@@ -78,7 +79,7 @@ class RecordJson:
             {"FeatureName": name, "ValueAsString" if isinstance(value, str) else "ValueAsStringList": value}
             for name, value in pairs
         ]
-        return f'{before}"Record":{json_text(found)}{after}'
+        return f'{before}"Record":{json_text(found)}{"" if expires_at_us is None else _expiry(expires_at_us)}}}'
 
 
 def record_json(plan: RecordPlan, features: Sequence[str] | None) -> RecordJson:
@@ -109,17 +110,14 @@ def batch_json(batch: BatchGet[RecordJson], items: Sequence[Found]) -> bytes:
     """
     records: list[str] = []
     with_expiry = batch.with_expiry
-    end = 0
+    rest = iter(items)
     for entry in batch.entries:
-        start, end = end, end + len(entry.identifiers)
-        before = f'{{"FeatureGroupName":{json_text(entry.group)},"RecordIdentifierValueAsString":'
-        members = entry.form.members
-        for identifier, item in zip(entry.identifiers, items[start:end], strict=True):
+        start = f'{{"FeatureGroupName":{json_text(entry.group)},"RecordIdentifierValueAsString":'
+        text = entry.form.text
+        for identifier, item in zip(_json_texts(entry.identifiers), rest, strict=False):
             if item is not None:
-                expires_at_us = item[1] if with_expiry else None
-                records.append(members(f"{before}{json_text(identifier)},", item[0], expires_at_us))
-    text = f"{'},'.join(records)}{'}' if records else ''}"
-    return f'{{"Records":[{text}],"Errors":{json_text(batch.errors)},"UnprocessedIdentifiers":[]}}'.encode()
+                records.append(text(f"{start}{identifier},", item[0], item[1] if with_expiry else None))
+    return f'{{"Records":[{",".join(records)}],"Errors":{json_text(batch.errors)},"UnprocessedIdentifiers":[]}}'.encode()
 
 
 CHOICES_MAX: Final = 256
@@ -129,3 +127,15 @@ CHOICES_MAX: Final = 256
 def json_text(value: object) -> str:
     """A value as JSON."""
     return _encode(value).decode()
+
+
+def _json_texts(texts: Sequence[str]) -> list[str]:
+    """Each text as JSON."""
+    together = "".join(texts).encode()
+    if len(together.translate(None, ESCAPED)) == len(together):
+        return [f'"{text}"' for text in texts]
+    return [json_text(text) for text in texts]
+
+
+def _expiry(expires_at_us: int) -> str:
+    return f',"ExpiresAt":"{format_iso(expires_at_us)}"'

@@ -36,7 +36,7 @@ from featurestore.model.change import Applied
 from featurestore.model.feature_group import TargetStore, TtlDuration, TtlUnit
 from featurestore.model.record import FeaturePair, RecordPlan
 from featurestore.online.delivery import resolve
-from featurestore.online.protocol import Found, RecordKey
+from featurestore.online.protocol import Found
 from featurestore.records import Records, WriteRequest
 
 _log: Final = logging.getLogger(__name__)
@@ -301,21 +301,20 @@ class Runtime:
         if not isinstance(form, RecordJson):
             form = record_json(plan, features)
 
-        def found(items: list[Found] | Exception) -> None:
+        whole = form.whole
+
+        def found(item: Found | Exception) -> None:
             answer: Result | Exception
             try:
-                if isinstance(items, Exception):
-                    answer = items
-                elif items[0] is None:
-                    answer = ABSENT
+                if isinstance(item, tuple):
+                    answer = whole(item[0], item[1] if with_expiry else None)
                 else:
-                    values, expires_at_us = items[0]
-                    answer = form.whole(values, expires_at_us if with_expiry else None)
+                    answer = ABSENT if item is None else item
             except Exception as error:  # whatever it is, the client gets an answer
                 answer = error
             done(answer)
 
-        self._records.read([(plan.group_id, plan.record_id(identifier))], found)
+        self._records.read_one(plan.group_id, plan.record_id(identifier), found)
 
     async def delete_record(self, call: Call) -> Result:
         group = _group_name(call.segments[1])
@@ -337,7 +336,7 @@ class Runtime:
             batch = self._batch_get(call.body, record_columns)
             arrow = RecordArrow(batch)
             items: asyncio.Future[list[Found]] = asyncio.get_running_loop().create_future()
-            self._records.read(batch.keys, partial(resolve, items))
+            self._records.read(batch.wanted, partial(resolve, items))
             return Answer(200, await arrow.stream(await items), ARROW_STREAM.encode())
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.batch_get_soon(call.body, partial(resolve, answer))
@@ -355,7 +354,7 @@ class Runtime:
                 answer = error
             done(answer)
 
-        self._records.read(batch.keys, found)
+        self._records.read(batch.wanted, found)
 
     def _batch_get(self, body: bytes, form_of: Callable[[RecordPlan, Sequence[str] | None], Form]) -> BatchGet[Form]:
         """Check and plan a BatchGetRecord.
@@ -374,7 +373,7 @@ class Runtime:
             if item.FeatureNames == []:
                 raise ValidationFailed.one(f"{path}.FeatureNames", "at least one name, or no FeatureNames at all")
         entries: list[Entry[Form]] = []
-        keys: list[RecordKey] = []
+        wanted: list[tuple[int, Sequence[str]]] = []
         errors: list[object] = []
         for position, item in enumerate(request.Identifiers):
             try:
@@ -383,17 +382,19 @@ class Runtime:
             except (FeatureGroupNotFound, ValidationFailed) as error:
                 errors += [_batch_error(item, identifier, error) for identifier in item.RecordIdentifiersValueAsString]
                 continue
-            group_id = plan.group.group_id
-            identifiers: list[str] = []
-            for identifier in item.RecordIdentifiersValueAsString:
-                try:
-                    keys.append((group_id, plan.record_id(identifier)))
-                except ValidationFailed as error:
-                    errors.append(_batch_error(item, identifier, error))
-                else:
-                    identifiers.append(identifier)
+            identifiers = record_ids = item.RecordIdentifiersValueAsString
+            if not plan.are_record_ids(identifiers):
+                identifiers, record_ids = [], []
+                for identifier in item.RecordIdentifiersValueAsString:
+                    try:
+                        record_ids.append(plan.record_id(identifier))
+                    except ValidationFailed as error:
+                        errors.append(_batch_error(item, identifier, error))
+                    else:
+                        identifiers.append(identifier)
             entries.append(Entry(position, item.FeatureGroupName, identifiers, form))
-        return BatchGet(entries, keys, errors, with_expiry)
+            wanted.append((plan.group_id, record_ids))
+        return BatchGet(entries, wanted, errors, with_expiry)
 
 
 def asked_for(call: Call) -> tuple[str, str, list[str] | None, bool]:

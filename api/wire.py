@@ -221,13 +221,14 @@ def _choices(kind: type, place: str) -> list[str]:
     return [str(value) for value in found.values] if isinstance(found, msgspec.inspect.LiteralType) else []
 
 
-_PROCESS: Final = str(uuid.uuid4()).encode()[:24]
-_numbers: Final = count(int.from_bytes(uuid.uuid4().bytes[:5], "big"))
+REQUEST_ID: Final = str(uuid.uuid4()).encode()[:24] + b"%012x"
+"""What becomes of a request's number: the form of a random UUID, random per process in its greater part, counted in the rest."""
+request_numbers: Final = count(int.from_bytes(uuid.uuid4().bytes[:5], "big"))
 
 
 def request_id() -> bytes:
-    """In the form of a random UUID, unlike any other: random per process in its greater part, counted in the rest."""
-    return b"%b%012x" % (_PROCESS, next(_numbers))
+    """Unlike any other."""
+    return REQUEST_ID % next(request_numbers)
 
 
 def answered(answer: Answer | bytes | Exception, identifier: bytes, what: str) -> Answer:

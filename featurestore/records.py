@@ -163,6 +163,7 @@ class Records:
         self.plan = groups.plan
         """That of a group, see `GroupCache.plan`."""
         self.read = online.read
+        self.read_one = online.read_one
         """What is stored of some records, in one round trip; see `OnlineStore.read`."""
         self._groups = groups
         self._online = online

@@ -92,8 +92,15 @@ class Backend:
 
     def read(self, record_id: str, group_id: int = 1) -> bytes | None:
         (stored,) = self.run(self.store.get([(group_id, record_id)]))
-        (found,) = self.run(answer_of(partial(self.store.read, [(group_id, record_id)])))
-        assert found == (None if stored is None else (stored.values, stored.expires_at_us))
+        expected = None if stored is None else (stored.values, stored.expires_at_us)
+        assert self.run(answer_of(partial(self.store.read_one, group_id, record_id))) == expected
+        wanted = [
+            (group_id, [record_id, record_id]),
+            (group_id + 1_000_000, [record_id]),
+            (group_id, []),
+            (group_id, [record_id]),
+        ]
+        assert self.run(answer_of(partial(self.store.read, wanted))) == [expected, expected, None, expected]
         return None if stored is None else stored.values
 
     def pages(self, records_max: int, group_id: int = 1, *, deleted: bool = False) -> list[list[str]]:

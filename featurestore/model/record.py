@@ -273,6 +273,10 @@ class RecordPlan:
             raise ValidationFailed(faults)
         return key
 
+    def are_record_ids(self, identifiers: Sequence[str]) -> bool:
+        """Whether each of the identifiers is its own record key, for sure; `record_id` says what is with them otherwise."""
+        return self.keys_are_written and all(identifiers) and max(map(len, identifiers), default=0) <= _IDENTIFIER_CHARS_PLAIN
+
     def targets(self, wanted: frozenset[TargetStore] | None) -> frozenset[TargetStore]:
         """The stores a write goes to.
 

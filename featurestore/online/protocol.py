@@ -40,8 +40,11 @@ class StoredRecord:
 Found: TypeAlias = tuple[bytes, int | None] | None
 """Values and expiry of a live record, as in `StoredRecord`; None if there is none."""
 
-FoundTaken: TypeAlias = Callable[[list[Found] | Exception], None]
-"""Is given what was found for each key, in order, or why that can't be said: a StoreUnavailable or StoreCorrupt."""
+OneTaken: TypeAlias = Callable[[Found | Exception], None]
+"""Is given what was found, or why that can't be said: a StoreUnavailable or StoreCorrupt."""
+
+AllTaken: TypeAlias = Callable[[list[Found] | Exception], None]
+"""Is given what was found for each record, in order, or why that can't be said, as OneTaken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +241,11 @@ class OnlineStore(Protocol):
             StoreUnavailable
         """
 
-    def read(self, keys: Sequence[RecordKey], done: FoundTaken) -> None:
-        """As `get`, without a coroutine: `done` is called once, on the running event loop, perhaps from here."""
+    def read_one(self, group_id: int, record_id: str, done: OneTaken) -> None:
+        """As `get` of one record, without a coroutine: `done` is called once, on the running event loop, perhaps from here."""
+
+    def read(self, wanted: Sequence[tuple[int, Sequence[str]]], done: AllTaken) -> None:
+        """As `read_one`, of some records of each group, one group after the other."""
 
     def serving(self) -> AbstractAsyncContextManager[None]:
         """For an event loop that lives long and answers many: the connections it needs are open within, so that its calls take

@@ -63,9 +63,10 @@ from featurestore.online.protocol import (
     APPLY_CHANGES_MAX,
     PAGE_LOOKED_AT_MAX,
     SOURCE_BYTES_MAX,
+    AllTaken,
     Erased,
     Found,
-    FoundTaken,
+    OneTaken,
     OnlineSnapshot,
     RecordKey,
     RecordPage,
@@ -104,6 +105,7 @@ _DONE_BEFORE: Final = 3
 _FULL: Final = 8
 _FAULTY: Final = 9
 _LIVE: Final = RecordState.LIVE.value
+_TIME: Final = Call(0, ("TIME",))
 
 
 @dataclass(slots=True)
@@ -116,6 +118,10 @@ class _Part:
 
 
 _Decode: TypeAlias = Callable[[Any, int], Any]
+
+_Read: TypeAlias = tuple[int, _Decode, Callable[[Any], None], bool]
+"""How many of a turn's keys a caller asked for, what makes an answer of what such a key holds and of the time there, who is given
+the answers, and whether as one answer and not as a list."""
 
 _Written: TypeAlias = Callable[[list[Any] | Exception], None]
 """Is given the answers to a call, or why there are none."""
@@ -139,9 +145,8 @@ class _Turn:
 
     Attributes:
         pipes: the loop's own connections, if it has any.
-        reads: of each call how many of `keys` are its own, what makes an answer of what such a key holds and of the time there,
-            and who is given the answers.
-        shards: those of `keys`; of a cluster only.
+        reads: the calls that `keys` are of, in order.
+        shards: those of `keys`.
         writes: calls with changes that wait; `is_due` when they will be looked at in this turn.
         waiting, under_way: changes that wait, and those on their way.
         rounds: round trips of changes that are under way.
@@ -149,7 +154,7 @@ class _Turn:
 
     loop: asyncio.AbstractEventLoop
     pipes: Pipes | None = None
-    reads: list[tuple[int, _Decode, Callable[[Any], None]]] = field(default_factory=list)
+    reads: list[_Read] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     shards: list[int] = field(default_factory=list)
     writes: deque[_Write] = field(default_factory=deque)
@@ -250,11 +255,19 @@ class RedisOnlineStore:
 
     async def get(self, keys: Sequence[RecordKey]) -> Sequence[StoredRecord | None]:
         answer: asyncio.Future[Sequence[StoredRecord | None]] = asyncio.get_running_loop().create_future()
-        self._fetch(keys, _stored, partial(resolve, answer))
+        self._fetch([(group_id, [record_id]) for group_id, record_id in keys], _stored, partial(resolve, answer))
         return await answer
 
-    def read(self, keys: Sequence[RecordKey], done: FoundTaken) -> None:
-        self._fetch(keys, _found, done)
+    def read_one(self, group_id: int, record_id: str, done: OneTaken) -> None:
+        turn, written = self._turn(), record_id.encode()
+        prefixes = self._prefixes.get(group_id) or self._record_prefixes(group_id)
+        shard = shard_of_bytes(written, self._shards)
+        turn.keys.append(prefixes[shard] + written)
+        turn.shards.append(shard)
+        self._queue(turn, (1, _found, done, True))
+
+    def read(self, wanted: Sequence[tuple[int, Sequence[str]]], done: AllTaken) -> None:
+        self._fetch(wanted, _found, done)
 
     async def reserve(self, rows: Mapping[int, int]) -> Mapping[int, int]:
         calls = [_RESERVE.call(shard, [self._keys[shard].meta], [self._now(), count]) for shard, count in rows.items()]
@@ -476,16 +489,27 @@ class RedisOnlineStore:
 
     # Reads
 
-    def _fetch(self, keys: Sequence[RecordKey], decode: _Decode, done: Callable[[Any], None]) -> None:
+    def _fetch(self, wanted: Sequence[tuple[int, Sequence[str]]], decode: _Decode, done: Callable[[Any], None]) -> None:
         """Read records; `done` is given what `decode` makes of each, or an error."""
-        turn, shards, prefixes = self._turn(), self._shards, self._prefixes
-        for group_id, record_id in keys:
-            written = record_id.encode()
-            shard = shard_of_bytes(written, shards)
-            turn.keys.append((prefixes.get(group_id) or self._record_prefixes(group_id))[shard] + written)
-            if self._is_cluster:
-                turn.shards.append(shard)
-        turn.reads.append((len(keys), decode, done))
+        keys: list[bytes] = []
+        shards: list[int] = []
+        for group_id, record_ids in wanted:
+            prefixes = self._prefixes.get(group_id) or self._record_prefixes(group_id)
+            for record_id in record_ids:
+                written = record_id.encode()
+                shard = shard_of_bytes(written, self._shards)
+                keys.append(prefixes[shard] + written)
+                shards.append(shard)
+        if keys:
+            turn = self._turn()
+            turn.keys += keys
+            turn.shards += shards
+            self._queue(turn, (len(keys), decode, done, False))
+        else:
+            done([])
+
+    def _queue(self, turn: _Turn, read: _Read) -> None:
+        turn.reads.append(read)
         if len(turn.reads) == 1:
             turn.loop.call_soon(self._send_reads, turn)
 
@@ -500,45 +524,41 @@ class RedisOnlineStore:
         reads, turn.reads = turn.reads, []
         keys, turn.keys = turn.keys, []
         shards, turn.shards = turn.shards, []
-        if not keys:
-            _take_reads(reads, [], [])
+        if not self._is_cluster and len(keys) <= READ_KEYS_MAX:  # one server has all shards
+            calls = [_TIME, Call(0, ("MGET", *keys))]
+            self._reader.send(calls, len(keys), partial(self._settle_reads, reads, len(keys), None), turn.pipes)
             return
-        positions: dict[int, list[int]] = {}
-        if self._is_cluster:
-            for position, shard in enumerate(shards):
-                positions.setdefault(shard, []).append(position)
-        else:  # one server has all shards
-            positions[0] = list(range(len(keys)))
+        by_owner: dict[int, list[int]] = {}
+        for position, shard in enumerate(shards):
+            by_owner.setdefault(shard if self._is_cluster else 0, []).append(position)
         calls, members = [], []
-        for shard, own in positions.items():
+        for shard, own in by_owner.items():
             for start in range(0, len(own), READ_KEYS_MAX):
                 some = own[start : start + READ_KEYS_MAX]
                 members.append(some)
-                wanted = keys if len(some) == len(keys) else [keys[position] for position in some]
-                calls += [Call(shard, ("TIME",)), Call(shard, ("MGET", *wanted))]
-        self._reader.send(calls, len(keys), partial(self._settle_reads, reads, members), turn.pipes)
+                calls += [Call(shard, _TIME.command), Call(shard, ("MGET", *[keys[position] for position in some]))]
+        self._reader.send(calls, len(keys), partial(self._settle_reads, reads, len(keys), members), turn.pipes)
 
     def _settle_reads(
-        self,
-        reads: Sequence[tuple[int, _Decode, Callable[[Any], None]]],
-        members: Sequence[Sequence[int]],
-        replies: Sequence[Any],
+        self, reads: Sequence[_Read], size: int, members: Sequence[Sequence[int]] | None, replies: Sequence[Any]
     ) -> None:
-        size = sum(map(len, members))
-        found: list[Any] = [None] * size
-        now_us = [0] * size
-        for positions, now, values in zip(members, replies[::2], replies[1::2], strict=True):
-            failure = next((reply for reply in (now, values) if isinstance(reply, Exception)), None)
-            time_us = 0 if failure is not None else int(now[0]) * 1_000_000 + int(now[1])
-            if self._clock_us is not None:
-                time_us = self._clock_us()
-            if failure is None and len(positions) == size:
-                found, now_us = values, [time_us] * size
-                break
-            for index, position in enumerate(positions):
-                found[position] = values[index] if failure is None else failure
-                now_us[position] = time_us
+        """`members`: positions of the keys of each pair of replies, `size` in all; None for one pair and all keys."""
+        if members is None:
+            found, now_us = self._read_reply(replies[0], replies[1], size)
+        else:
+            found, now_us = [None] * size, [0] * size
+            for positions, time, values in zip(members, replies[::2], replies[1::2], strict=True):
+                for position, value, value_us in zip(positions, *self._read_reply(time, values, len(positions)), strict=True):
+                    found[position], now_us[position] = value, value_us
         _take_reads(reads, found, now_us)
+
+    def _read_reply(self, time: Any, values: Any, size: int) -> tuple[list[Any], list[int]]:
+        """What each of some keys holds, or what went wrong; and the time there in microseconds."""
+        for reply in (time, values):
+            if isinstance(reply, Exception):
+                return [reply] * size, [0] * size
+        time_us = int(time[0]) * 1_000_000 + int(time[1]) if self._clock_us is None else self._clock_us()
+        return values, [time_us] * size
 
     # Pages
 
@@ -633,15 +653,16 @@ def _tell_one(done: Callable[[Applied | Exception], None], answer: list[Any] | E
     done(answer if isinstance(answer, Exception) else answer[0])
 
 
-def _take_reads(reads: Sequence[tuple[int, _Decode, Callable[[Any], None]]], found: Sequence[Any], now_us: Sequence[int]) -> None:
+def _take_reads(reads: Sequence[_Read], found: Sequence[Any], now_us: Sequence[int]) -> None:
     """Give each caller its part."""
     end = 0
-    for count, decode, done in reads:
+    for count, decode, done, is_one in reads:
         first, end = end, end + count
         try:
-            answer: Any = (
-                [decode(found[first], now_us[first])] if count == 1 else list(map(decode, found[first:end], now_us[first:end]))
-            )
+            if is_one:
+                answer: Any = decode(found[first], now_us[first])
+            else:
+                answer = list(map(decode, found[first:end], now_us[first:end]))
         except FeatureStoreError as error:
             answer = error
         except Exception as error:  # the caller waits: whatever it is, it is the answer, and the loop goes on

@@ -48,9 +48,10 @@ from featurestore.online.protocol import (
     APPLY_CHANGES_MAX,
     PAGE_LOOKED_AT_MAX,
     STATES,
+    AllTaken,
     Erased,
     Found,
-    FoundTaken,
+    OneTaken,
     OnlineSnapshot,
     RecordKey,
     RecordPage,
@@ -330,20 +331,27 @@ class SqliteOnlineStore:
             raise StoreUnavailable("read online store", str(error)) from error
         return found
 
-    def read(self, keys: Sequence[RecordKey], done: FoundTaken) -> None:
+    def read_one(self, group_id: int, record_id: str, done: OneTaken) -> None:
+        found = self._read([(group_id, [record_id])])
+        done(found if isinstance(found, Exception) else found[0])
+
+    def read(self, wanted: Sequence[tuple[int, Sequence[str]]], done: AllTaken) -> None:
+        done(self._read(wanted))
+
+    def _read(self, wanted: Sequence[tuple[int, Sequence[str]]]) -> list[Found] | StoreUnavailable:
         now_us = self._clock_us()
         execute = self._reader().execute
         found: list[Found] = []
         try:
-            for key in keys:
-                row = execute(_READ, key).fetchone()
-                found.append(None if row is None or (row[1] is not None and row[1] <= now_us) else row)
+            for group_id, record_ids in wanted:
+                for record_id in record_ids:
+                    row = execute(_READ, (group_id, record_id)).fetchone()
+                    found.append(None if row is None or (row[1] is not None and row[1] <= now_us) else row)
         except sqlite3.Error as error:
             failure = StoreUnavailable("read online store", str(error))
             failure.__cause__ = error
-            done(failure)
-            return
-        done(found)
+            return failure
+        return found
 
     def serving(self) -> AbstractAsyncContextManager[None]:
         return nullcontext()

@@ -46,7 +46,7 @@ def test_json_is_what_an_encoder_makes(
 ) -> None:
     plan = RecordPlan(GROUP)
     values = encode_values(version, row)
-    text = RecordJson(plan, selected).members("{", values, expires_at_us) + "}"
+    text = RecordJson(plan, selected).text("{", values, expires_at_us)
     assert RecordJson(plan, selected).whole(values, expires_at_us) == text.encode()
     pairs = plan.pairs(row, selected)
     expected: dict[str, object] = {
@@ -67,7 +67,7 @@ def test_many_features(texts: list[str]) -> None:
     """More than fit the short form of an array."""
     features = (*GROUP.features[:2], *(FeatureDefinition(f"f{number}", FeatureType.STRING) for number in range(18)))
     plan = RecordPlan(replace(GROUP, features=features))
-    found = json.loads(RecordJson(plan, None).members("{", encode_values(1, texts), None) + "}")
+    found = json.loads(RecordJson(plan, None).text("{", encode_values(1, texts), None))
     assert [item["ValueAsString"] for item in found["Record"]] == texts
 
 
@@ -93,4 +93,4 @@ NO_VALUES = [2.5, True, {"a": "1"}, b"x", [1.5], [["a"]], [None]]
 )
 def test_bytes_that_are_no_record(values: bytes) -> None:
     with pytest.raises(StoreCorrupt):
-        RecordJson(RecordPlan(GROUP), None).members("{", values, None)
+        RecordJson(RecordPlan(GROUP), None).text("{", values, None)
