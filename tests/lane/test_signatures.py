@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,16 @@ def signer(pair: Pair) -> Signer:
     keys["revoked"] = store.keys.create("revoked", Right.ADMIN)
     store.keys.revoke("revoked")
     signer = Signer("http://localhost:8080", keys)
-    wait_until(lambda: statuses(asked(pair, signer.get(by="read"))) == [200], "both know the keys")
+    for server in (pair.lane, pair.plain):
+        with Client(server) as client:
+            for right in Right:
+                asked = as_bytes(signer.get(by=right.value))
+                wait_until(partial(answers, client, asked, 200), "it knows the keys")
     return signer
+
+
+def answers(client: Client, request: bytes, status: int) -> bool:
+    return statuses(client.ask(request)) == [status]
 
 
 def asked(pair: Pair, sent: Sent) -> bytes:
@@ -295,10 +304,10 @@ class TestSameHeaders:
         sent = self.signed(signer, f"/FeatureGroup/{GROUP}?{ONE}", by="passing", now_s=time.time())
         with Client(pair.lane) as lane, Client(pair.plain) as plain:
             for client in (lane, plain):
-                wait_until(lambda client=client: statuses(client.ask(sent)) == [200], "the key is known")  # type: ignore[misc]
+                wait_until(partial(answers, client, sent, 200), "the key is known")
             pair.plain.store.keys.revoke("passing")
             for client in (lane, plain):
-                wait_until(lambda client=client: statuses(client.ask(sent)) == [403], "the key is not known")  # type: ignore[misc]
+                wait_until(partial(answers, client, sent, 403), "the key is not known")
 
 
 def connected(folder: Path) -> sqlite3.Connection:
@@ -319,7 +328,7 @@ class TestKeysThatChange:
     def settle(self, pair: Pair, clients: tuple[Client, Client], asked: bytes, status: int) -> None:
         """Ask until each has noticed the change, then compare."""
         for client in clients:
-            wait_until(lambda client=client: statuses(client.ask(asked)) == [status], f"the answer is {status}")  # type: ignore[misc]
+            wait_until(partial(answers, client, asked, status), f"the answer is {status}")
         assert statuses(pair.same_of(clients, [asked])) == [status]
 
     def test_the_first_key_closes_the_store(self, loop: LoopThread, tmp_path: Path) -> None:
