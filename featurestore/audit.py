@@ -40,6 +40,7 @@ from featurestore.model.value import Value, key_of
 from featurestore.offline import layout, schema
 from featurestore.offline.beyond import LogBeyondTable
 from featurestore.offline.erasing import Rewritten
+from featurestore.offline.ledger import ErasedRecords
 from featurestore.offline.manifest import FileEntry, Version
 from featurestore.offline.relation import files_relation, sql_type
 from featurestore.offline.subjects import typed_key
@@ -234,7 +235,7 @@ class Auditor:
                     progress("records compared", 0, 1)
                     comparison.find_duplicates(self._shards)
                     if not moment.under_way:
-                        self._find_erased(group, comparison)
+                        self._find_erased(moment.erased, comparison)
                     if group.online is not None and not moment.under_way:
                         explained = comparison.compare(moment.tallies, quarantine.record_ids, self._shards)
                     progress("records compared", 1, 1)
@@ -281,13 +282,14 @@ class Auditor:
                 continue
             moments += 1
             steps, ends = ({}, {}) if self._log is None else (self._log.last_steps(), self._log.ends())
+            erased = self._offline.ledger.erased(group.group_id)
             with self._online.snapshot(group.group_id) as snapshot:
                 if self._under_way(group) != under_way or self._version(group).version != version.version:
                     continue
                 logged = self._logged(group, snapshot, steps, ends)
                 if logged is None:
                     continue
-                yield _Moment(version, snapshot, snapshot.tallies(), under_way, steps, logged)
+                yield _Moment(version, snapshot, snapshot.tallies(), under_way, erased, steps, logged)
                 return
         raise StoreUnavailable("audit", f"the table of {group.name!r} changed {moments} times in a row", hint="repeat the call")
 
@@ -452,8 +454,7 @@ class Auditor:
                 detail = f"{rows[shard]:,} rows in the live files, expected {expected:,}"
                 found.add(Difference(Kind.ROWS, shard, "", detail))
 
-    def _find_erased(self, group: FeatureGroup, comparison: _Comparison) -> None:
-        erased = self._offline.ledger.erased(group.group_id)
+    def _find_erased(self, erased: ErasedRecords, comparison: _Comparison) -> None:
         if not erased:
             return
         for where, key, api_time_us in comparison.first_api_times():
@@ -482,6 +483,7 @@ class _Moment:
     """A manifest version and a snapshot that belong together.
 
     Attributes:
+        erased: what was erased by then.
         steps, logged: of the log that a relay fills, see `Auditor._logged`; empty without.
     """
 
@@ -489,6 +491,7 @@ class _Moment:
     snapshot: OnlineSnapshot
     tallies: Mapping[int, Tally]
     under_way: Sequence[str]
+    erased: ErasedRecords
     steps: Mapping[int, LastStep]
     logged: Mapping[int, Mapping[int, LoggedChange]]
 

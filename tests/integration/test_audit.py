@@ -240,6 +240,20 @@ def test_an_ingest_under_way_is_waited_for_and_then_said(store: FeatureStore, tm
         engine.close()
 
 
+def test_an_erasure_that_begins_meanwhile_is_none_of_the_moment(store: FeatureStore, tmp_path: Path) -> None:
+    store.flush()
+
+    def begin(what: str, done: int, total: int) -> None:
+        if what == "records compared" and not store.offline.ledger.entries():
+            group_id = store.feature_group(NAME).group_id
+            store.offline.ledger.append(group_id, store.offline.ledger.subject(group_id, "p0"), 2 * START_US)
+
+    with closing(Engine(EngineLimits(1 << 28, 1 << 28, 1), tmp_path / "engine")) as engine:
+        auditor = Auditor(store.online, store.offline, engine, store.shards)
+        assert auditor.audit(store.feature_group(NAME), progress=begin).differences == ()
+    assert {difference.kind for difference in audit(store).differences} == {Kind.ERASED}
+
+
 def test_writers_go_on_meanwhile(store: FeatureStore) -> None:
     stop, written, failures = threading.Event(), [0], []
 
