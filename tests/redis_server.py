@@ -162,6 +162,8 @@ class RedisCluster:
         for number, node in enumerate(self.nodes):
             with node.client() as client:
                 first, last = number * share, min(SLOTS, (number + 1) * share) - 1
+                # Epochs that are equal at first would be made different later, which may give slots that move back.
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
                 client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
         wait_until(self._is_whole, "the cluster is whole")
@@ -177,7 +179,7 @@ class RedisCluster:
                 facts = info if isinstance(info, dict) else dict(line.split(":") for line in info.decode().split())
                 if (facts["cluster_state"], facts["cluster_slots_ok"]) != ("ok", str(SLOTS)):
                     return False
-                if str(facts["cluster_known_nodes"]) != "3":
+                if (str(facts["cluster_known_nodes"]), str(facts["cluster_current_epoch"])) != ("3", "3"):
                     return False
         return True
 
