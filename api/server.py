@@ -83,6 +83,8 @@ class _Server(uvicorn.Server):
             server.close()
         await self._wait(FAREWELL_S, lambda: bool(self.server_state.connections))
         await super().shutdown(sockets)
+        if self.force_exit:  # a second Ctrl-C: requests under way are given up, but what the lifespan opened is still closed
+            await self.lifespan.shutdown()
 
     async def _wait(self, wait_s: float, needed: Callable[[], bool]) -> None:
         deadline_s = time.monotonic() + wait_s
@@ -99,7 +101,7 @@ def serve(
     stopping: Callable[[], None] | None = None,
     ready: Callable[[], str | None] = lambda: None,
 ) -> None:
-    """Answer requests until SIGTERM or SIGINT; requests under way are finished.
+    """Answer requests until SIGTERM or SIGINT; requests under way are finished, unless a second SIGINT follows.
 
     Args:
         announce: called once, when connections are accepted.

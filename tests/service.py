@@ -62,14 +62,19 @@ class Service:
         """SIGKILL, then its exit status."""
         return self._end(signal.SIGKILL)
 
-    def _end(self, number: int) -> int:
+    def wait(self) -> int:
+        """Its exit status, once it ends by itself."""
         assert self._process is not None
-        self._process.send_signal(number)
         status = self._process.wait(STOP_S_MAX)
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._process = None
         return status
+
+    def _end(self, number: int) -> int:
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self.wait()
 
     def __enter__(self) -> Service:
         return self.start()

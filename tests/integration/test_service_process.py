@@ -175,6 +175,29 @@ class TestStopping:
             assert store.offline_behind() == 0
             assert store.get_record("g", "late") is not None
 
+    def test_a_second_interrupt_gives_up_what_is_under_way(self, tmp_path: Path) -> None:
+        home = tmp_path / "home"
+        service = Service(home, tmp_path / "log", flush_s="3600").start()
+        http_client = Http(service.port)
+        assert http_client.control("CreateFeatureGroup", group_request("g")).status == 200
+        assert put(http_client, "g", "k") == 200
+        with socket.create_connection(("127.0.0.1", service.port), timeout=WAIT_S_MAX) as connection:
+            connection.sendall(b"PUT /FeatureGroup/g HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+            wait_until(lambda: http_client.request("GET", "/health").status == 200)
+            os.kill(service.pid, signal.SIGINT)
+            wait_until(lambda: "Shutting down" in service.log.read_text())
+            os.kill(service.pid, signal.SIGINT)
+            assert service.wait() == 0
+            assert connection.recv(1000) == b""
+        log = service.log.read_text()
+        assert "Application shutdown complete" in log
+        assert "timeout graceful shutdown exceeded" not in log
+        assert "Traceback" not in log
+        assert "leak" not in log
+        with featurestore.open(home) as store:
+            assert store.offline_behind() == 0
+            assert store.get_record("g", "k") is not None
+
     def test_it_continues_where_it_ended(self, tmp_path: Path) -> None:
         service = Service(tmp_path / "home", tmp_path / "log")
         with service:
