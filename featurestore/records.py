@@ -162,8 +162,9 @@ class Records:
         """The plan of a group if it was asked for before under this name or ARN, see `GroupCache.known`."""
         self.plan = groups.plan
         """That of a group, see `GroupCache.plan`."""
-        self.read = online.read
         self.read_one = online.read_one
+        """What is stored of one record; see `OnlineStore.read_one`."""
+        self.read = online.read
         """What is stored of some records, in one round trip; see `OnlineStore.read`."""
         self._groups = groups
         self._online = online
