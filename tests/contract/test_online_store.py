@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from tests.backends import BACKENDS, OUTBOX_MAX, SHARDS, Backend, Clock, make_ba
 from tests.redis_server import wait_until
 
 ERASURE = b"0123456789abcdef"
+WAIT_S_MAX = 60.0
 
 
 @pytest.fixture
@@ -111,6 +113,27 @@ def test_groups_are_separate(backend: Backend) -> None:
     backend.apply(put("a", 10, b"one"), put("a", 5, b"two", group_id=2))
     assert backend.read("a", 1) == b"one"
     assert backend.read("a", 2) == b"two"
+
+
+def test_many_records_at_once_are_found_each_in_its_place(backend: Backend) -> None:
+    """More than go in one command of Redis or one statement of SQLite, and other reads of the same turn beside them."""
+    held = [f"held {number}" for number in range(40)]
+    backend.run(backend.store.apply([put(key, 1, values=key.encode()) for key in held]))
+    many = [held[number % 40] if number % 11 else f"absent {number}" for number in range(9000)]
+    wanted = [(1, many[:4000]), (2, held), (1, many[4000:])]
+
+    async def ask() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        answers = [loop.create_future() for _ in range(3)]
+        backend.store.read_one(1, held[0], answers[0].set_result)
+        backend.store.read(wanted, answers[1].set_result)
+        backend.store.read_one(1, "absent", answers[2].set_result)
+        return await asyncio.wait_for(asyncio.gather(*answers), WAIT_S_MAX)
+
+    first, found, last = backend.run(ask())
+    assert (first, last) == ((held[0].encode(), None), None)
+    expected = [*many[:4000], *([None] * len(held)), *many[4000:]]
+    assert found == [(key.encode(), None) if key in held else None for key in expected]
 
 
 def test_stamps_are_dense_and_rising_even_if_the_clock_is_not(backend: Backend, clock: Clock) -> None:

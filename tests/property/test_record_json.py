@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.record_json import RecordJson, record_json
+from api.batch_get import BatchGet, Entry
+from api.record_json import RecordJson, batch_json, record_json
 from featurestore.errors import StoreCorrupt, ValidationFailed
 from featurestore.model.codec import encode_values
 from featurestore.model.event_time import format_iso
@@ -60,6 +61,35 @@ def test_json_is_what_an_encoder_makes(
     assert json.loads(text) == expected
     assert list(json.loads(text)) == list(expected)
     assert text.isascii() or text.encode().decode() == text
+
+
+PLAIN = st.from_regex("[a-z0-9 ]{1,9}", fullmatch=True)
+HARD = st.sampled_from(['"', "\\", "\x00", "\x1f", "\n", "\x7f", "\x80", "\u2028", "\U0001f980", "/"])
+
+
+@given(
+    asked=st.lists(st.tuples(PLAIN | HARD, st.lists(st.tuples(PLAIN | HARD, st.none() | TEXTS), max_size=5)), max_size=3),
+    with_expiry=st.booleans(),
+)
+@example(asked=[("g", [("plain", "1"), ('a "hard" \\ one', None), ("a\nline", "2")]), ("h", [("last", "3")])], with_expiry=True)
+@example(asked=[("empty", []), ("g", [("none", None), ("plain", "1")])], with_expiry=False)
+def test_a_batch_is_what_an_encoder_makes(asked: list[tuple[str, list[tuple[str, str | None]]]], with_expiry: bool) -> None:
+    form = RecordJson(RecordPlan(GROUP), None)
+    entries = [Entry(place, name, [key for key, _ in found], form) for place, (name, found) in enumerate(asked)]
+    batch = BatchGet(entries, [], [{"ErrorCode": "x", "ErrorMessage": 'said "no"'}], with_expiry)
+    items = [None if text is None else (encode_values(1, [text]), 1_000_000) for _, found in asked for _, text in found]
+    records = [
+        {
+            "FeatureGroupName": name,
+            "RecordIdentifierValueAsString": identifier,
+            "Record": [{"FeatureName": "id", "ValueAsString": text}],
+            **({"ExpiresAt": format_iso(1_000_000)} if with_expiry else {}),
+        }
+        for name, found in asked
+        for identifier, text in found
+        if text is not None
+    ]
+    assert json.loads(batch_json(batch, items)) == {"Records": records, "Errors": batch.errors, "UnprocessedIdentifiers": []}
 
 
 @given(st.lists(TEXTS, min_size=20, max_size=20))
