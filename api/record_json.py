@@ -6,14 +6,16 @@ values need no escaping either, they are set into it as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
 
 from api.batch_get import BatchGet
-from featurestore.model.codec import decode_values, unchecked_row
+from featurestore.errors import StoreCorrupt
+from featurestore.model.codec import decode_values, unchecked_row, unchecked_rows
 from featurestore.model.event_time import format_iso
 from featurestore.model.record import RecordPlan
 from featurestore.online.protocol import Found
@@ -31,11 +33,12 @@ class RecordJson:
         selected: positions of the features, in definition order; None for all.
     """
 
-    __slots__ = ("_parts", "_pick", "_plan", "_selected")
+    __slots__ = ("_parts", "_pick", "_plan", "_selected", "_width")
 
     def __init__(self, plan: RecordPlan, selected: Sequence[int] | None) -> None:
         self._plan = plan
         self._selected = None if selected is None else list(selected)
+        self._width = len(plan.names) + 1
         positions = range(len(plan.names)) if selected is None else selected
         self._parts: list[str] = ["{"]
         for position in positions:
@@ -65,21 +68,80 @@ class RecordJson:
         row, texts = unchecked_row(values)
         if len(texts.translate(None, ESCAPED)) == len(texts):
             parts = self._parts.copy()
+            parts[0] = before
+            if expires_at_us is not None:
+                parts[-1] = self._end(expires_at_us)
             try:
-                chosen: Any = row[1:] if self._pick is None else self._pick(row)
-                parts[2:-1:2] = chosen
-                parts[0] = before
-                if expires_at_us is not None:
-                    parts[-1] = f'"}}]{_expiry(expires_at_us)}}}'
+                parts[2:-1:2] = row[1:] if self._pick is None else self._pick(row)
                 return "".join(parts)
-            except (TypeError, ValueError, IndexError):
-                pass  # a feature is absent or a collection, or a value is none at all
+            except (TypeError, ValueError, LookupError):
+                row += [None] * (self._width - len(row))  # a feature is absent, or worse
+            try:
+                parts[2:-1:2] = chosen = row[1:] if self._pick is None else self._pick(row)
+                for position, value in enumerate(chosen):
+                    if value is None:
+                        _leave_out(parts, 0, position)
+                return "".join(parts)
+            except (TypeError, ValueError, LookupError):
+                pass  # the first feature is absent, one is a collection, or a value is none at all
         pairs = self._plan.pairs(decode_values(values)[1], self._selected)
         found = [
             {"FeatureName": name, "ValueAsString" if isinstance(value, str) else "ValueAsStringList": value}
             for name, value in pairs
         ]
         return f'{before}"Record":{json_text(found)}{"" if expires_at_us is None else _expiry(expires_at_us)}}}'
+
+    def texts(self, befores: Sequence[str], values: Sequence[bytes], expire_at_us: Sequence[int | None]) -> str:
+        """`text` of some records, one behind the other; quicker than one by one."""
+        together = self._together(befores, values, expire_at_us)
+        return "".join(map(self.text, befores, values, expire_at_us)) if together is None else together
+
+    def _together(self, befores: Sequence[str], values: Sequence[bytes], expire_at_us: Sequence[int | None]) -> str | None:
+        """`texts`, unless a value can't be set in as it is, or can't be read."""
+        width, stride = self._width, len(self._parts)
+        try:
+            rows = unchecked_rows(values)
+            if set(map(type, rows)) != {list}:
+                return None
+            if set(map(len, rows)) != {width}:
+                for row in rows:
+                    row += [None] * (width - len(row))
+            columns = list(zip(*rows, strict=True))
+            chosen = columns[1:] if self._pick is None else self._pick(columns)
+            parts = self._parts * len(rows)
+            parts[::stride] = befores
+            texts: Iterable[str] = chain.from_iterable(chosen)
+            for position, column in enumerate(chosen):
+                parts[2 * position + 2 :: stride] = column
+                if None in column:
+                    texts = filter(None, chain.from_iterable(chosen))
+                    for place, value in enumerate(column):
+                        if value is None:
+                            _leave_out(parts, place * stride, position)
+            all_texts = "".join(texts)
+            if len(_encode(all_texts)) > len(all_texts.encode()) + 2:  # the quotes
+                return None
+            for place, expires_at_us in enumerate(expire_at_us):
+                if expires_at_us is not None:
+                    parts[(place + 1) * stride - 1] = self._end(expires_at_us)
+            return "".join(parts)
+        except (TypeError, ValueError, StoreCorrupt):
+            return None
+
+    @staticmethod
+    def _end(expires_at_us: int) -> str:
+        return f'"}}]{_expiry(expires_at_us)}}}'
+
+
+def _leave_out(parts: list[str], start: int, position: int) -> None:
+    """Take a feature out of a record's parts, which begin at `start`.
+
+    Raises:
+        ValueError: it is the first one, with which the list begins.
+    """
+    if position == 0:
+        raise ValueError
+    parts[start + 2 * position + 1] = parts[start + 2 * position + 2] = ""
 
 
 def record_json(plan: RecordPlan, features: Sequence[str] | None) -> RecordJson:
@@ -109,15 +171,18 @@ def batch_json(batch: BatchGet[RecordJson], items: Sequence[Found]) -> bytes:
         StoreCorrupt: the values of a record can't be read.
     """
     records: list[str] = []
-    with_expiry = batch.with_expiry
     rest = iter(items)
     for entry in batch.entries:
-        start = f'{{"FeatureGroupName":{json_text(entry.group)},"RecordIdentifierValueAsString":'
-        text = entry.form.text
+        start = f',{{"FeatureGroupName":{json_text(entry.group)},"RecordIdentifierValueAsString":'
+        befores, values, expire_at_us = [], [], []
         for identifier, item in zip(_json_texts(entry.identifiers), rest, strict=False):
             if item is not None:
-                records.append(text(f"{start}{identifier},", item[0], item[1] if with_expiry else None))
-    return f'{{"Records":[{",".join(records)}],"Errors":{json_text(batch.errors)},"UnprocessedIdentifiers":[]}}'.encode()
+                befores.append(f"{start}{identifier},")
+                values.append(item[0])
+                expire_at_us.append(item[1] if batch.with_expiry else None)
+        if values:
+            records.append(entry.form.texts(befores, values, expire_at_us))
+    return f'{{"Records":[{"".join(records)[1:]}],"Errors":{json_text(batch.errors)},"UnprocessedIdentifiers":[]}}'.encode()
 
 
 CHOICES_MAX: Final = 256

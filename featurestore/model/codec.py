@@ -148,6 +148,23 @@ def unchecked_row(data: bytes) -> tuple[list[Any], bytes]:
     return row, data[3:] if count < 16 else data[5:] if count < 65_536 else data[7:]
 
 
+def unchecked_rows(many: Sequence[bytes]) -> list[Any]:
+    """The rows of `unchecked_row`, all in one go; one that is no list is none of `encode_values`.
+
+    Raises:
+        StoreCorrupt: as `unchecked_row`, of any of them.
+    """
+    for data in many:
+        # Nothing at all behind the version would shift the rows that follow.
+        if data[:1] != VALUES_VERSION or len(data) < 2:
+            raise _unknown_version(data)
+    try:
+        rows: list[Any] = _decode_any(_array_head(len(many)) + b"".join([data[1:] for data in many]))
+    except _UNREADABLE as error:
+        raise StoreCorrupt("record values", str(error)) from error
+    return rows
+
+
 def _unknown_version(data: bytes) -> StoreCorrupt:
     return StoreCorrupt("record values", f"unknown version byte {data[:1]!r}")
 

@@ -65,31 +65,72 @@ def test_json_is_what_an_encoder_makes(
 
 PLAIN = st.from_regex("[a-z0-9 ]{1,9}", fullmatch=True)
 HARD = st.sampled_from(['"', "\\", "\x00", "\x1f", "\n", "\x7f", "\x80", "\u2028", "\U0001f980", "/"])
+SIMPLE_ROWS = st.lists(PLAIN, min_size=len(NAMES), max_size=len(NAMES))
+SPARSE_ROWS = st.lists(PLAIN | st.none(), max_size=len(NAMES))
+FULL = ["1", "2", "3", "4", "5", "6", "7"]
+GAPS = ["1", "2", None, None, "5", "", None]
 
 
 @given(
-    asked=st.lists(st.tuples(PLAIN | HARD, st.lists(st.tuples(PLAIN | HARD, st.none() | TEXTS), max_size=5)), max_size=3),
+    asked=st.lists(
+        st.tuples(PLAIN | HARD, st.lists(st.tuples(PLAIN | HARD, st.none() | SIMPLE_ROWS | SPARSE_ROWS | ROWS), max_size=5)),
+        max_size=3,
+    ),
+    selected=st.none() | st.lists(st.sampled_from(range(len(NAMES))), min_size=1, unique=True).map(sorted),
+    expires_at_us=st.none() | st.integers(-(10**15), 10**17),
     with_expiry=st.booleans(),
 )
-@example(asked=[("g", [("plain", "1"), ('a "hard" \\ one', None), ("a\nline", "2")]), ("h", [("last", "3")])], with_expiry=True)
-@example(asked=[("empty", []), ("g", [("none", None), ("plain", "1")])], with_expiry=False)
-def test_a_batch_is_what_an_encoder_makes(asked: list[tuple[str, list[tuple[str, str | None]]]], with_expiry: bool) -> None:
-    form = RecordJson(RecordPlan(GROUP), None)
+@example(
+    asked=[("g", [("plain", FULL), ('a "hard" \\ one', None), ("a\nline", FULL)])],
+    selected=None,
+    expires_at_us=5,
+    with_expiry=True,
+)
+@example(asked=[("empty", []), ("g", [("none", None), ("plain", FULL)])], selected=[3], expires_at_us=5, with_expiry=False)
+@example(
+    asked=[("g", [("all", FULL), ("gaps", GAPS), ("short", FULL[:3]), ("all", FULL)])],
+    selected=None,
+    expires_at_us=7,
+    with_expiry=True,
+)
+@example(asked=[("g", [("gaps", GAPS), ("none", []), ("all", FULL)])], selected=[2, 5, 6], expires_at_us=None, with_expiry=True)
+@example(
+    asked=[("g", [("a", FULL), ("b", [*FULL[:6], 'a "hard" one']), ("c", GAPS)])],
+    selected=None,
+    expires_at_us=None,
+    with_expiry=True,
+)
+@example(
+    asked=[("g", [("a", FULL), ("b", [*FULL[:5], ["a", "list"]]), ("c", GAPS)])], selected=None, expires_at_us=9, with_expiry=True
+)
+def test_a_batch_is_what_an_encoder_makes(
+    asked: list[tuple[str, list[tuple[str, list[Value] | None]]]],
+    selected: list[int] | None,
+    expires_at_us: int | None,
+    with_expiry: bool,
+) -> None:
+    plan = RecordPlan(GROUP)
+    form = RecordJson(plan, selected)
     entries = [Entry(place, name, [key for key, _ in found], form) for place, (name, found) in enumerate(asked)]
     batch = BatchGet(entries, [], [{"ErrorCode": "x", "ErrorMessage": 'said "no"'}], with_expiry)
-    items = [None if text is None else (encode_values(1, [text]), 1_000_000) for _, found in asked for _, text in found]
-    records = [
+    items = [None if row is None else (encode_values(1, row), expires_at_us) for _, found in asked for _, row in found]
+    expected = [
         {
             "FeatureGroupName": name,
             "RecordIdentifierValueAsString": identifier,
-            "Record": [{"FeatureName": "id", "ValueAsString": text}],
-            **({"ExpiresAt": format_iso(1_000_000)} if with_expiry else {}),
+            "Record": [
+                {"FeatureName": feature, "ValueAsString" if isinstance(value, str) else "ValueAsStringList": value}
+                for feature, value in plan.pairs(row, selected)
+            ],
+            **({"ExpiresAt": format_iso(expires_at_us)} if with_expiry and expires_at_us is not None else {}),
         }
         for name, found in asked
-        for identifier, text in found
-        if text is not None
+        for identifier, row in found
+        if row is not None
     ]
-    assert json.loads(batch_json(batch, items)) == {"Records": records, "Errors": batch.errors, "UnprocessedIdentifiers": []}
+    found = json.loads(batch_json(batch, items))
+    assert found == {"Records": expected, "Errors": batch.errors, "UnprocessedIdentifiers": []}
+    assert [list(record) for record in found["Records"]] == [list(record) for record in expected]
 
 
 @given(st.lists(TEXTS, min_size=20, max_size=20))
@@ -122,5 +163,17 @@ NO_VALUES = [2.5, True, {"a": "1"}, b"x", [1.5], [["a"]], [None]]
     ],
 )
 def test_bytes_that_are_no_record(values: bytes) -> None:
+    form = RecordJson(RecordPlan(GROUP), None)
     with pytest.raises(StoreCorrupt):
-        RecordJson(RecordPlan(GROUP), None).text("{", values, None)
+        form.text("{", values, None)
+    good = encode_values(1, FULL)
+    for many in ([values], [good, values], [values, good], [good, values, good]):
+        with pytest.raises(StoreCorrupt):
+            form.texts(["{"] * len(many), many, [None] * len(many))
+
+
+def test_two_records_in_the_place_of_one_are_not_given_to_another() -> None:
+    form = RecordJson(RecordPlan(GROUP), None)
+    good = encode_values(1, FULL)
+    with pytest.raises(StoreCorrupt):
+        form.texts(["{", "{"], [good + good[1:], good[:1]], [None, None])
