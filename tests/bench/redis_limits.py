@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 import zlib
 from collections.abc import Sequence
 from contextlib import closing
@@ -23,6 +24,7 @@ from tests.bench.sheet import Sheet
 from tests.redis_server import RedisServer
 
 TABLE = "redis-benchmark"
+PER_S = "requests/s"
 GET, MGET = "GET", f"MGET of {BATCH_IDENTIFIERS}"
 TOGETHER = 8
 """Changes of a script call when 32 callers put records of four shards at a time."""
@@ -40,6 +42,14 @@ OLD, NEW = b"%016d" % data.START_US, b"%016d" % (data.START_US + 1)
 RECORD_ID = redis_benchmark.RANDOM.decode()
 WRITE_ID = b"put-" + redis_benchmark.RANDOM
 REPEATED_SHARE_MAX = 0.001
+
+
+def _key(number: bytes) -> bytes:
+    """As long as the store's."""
+    return b"{fs:0}:r:1:" + number
+
+
+RANDOM_KEY = _key(redis_benchmark.RANDOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +77,24 @@ class RedisLimits:
         self._records = records
         self._size = size
 
-    def reads(self) -> dict[str, float]:
-        """Records per second of reading keys and values as long as the store's, by row."""
+    def fill(self) -> None:
+        """Keys and values as long as the store's, for `gets` and `mgets` to read."""
         with self._server.client() as client:
             client.flushall()
             self._fill(client, self._written(client))
-        commands = {GET: (1, self._size.gets), MGET: (BATCH_IDENTIFIERS, self._size.mgets)}
-        return {
-            row: self._row(row, [row.partition(" ")[0], *[_key(redis_benchmark.RANDOM)] * keys], count, keys)
-            for row, (keys, count) in commands.items()
-        }
+
+    def gets(self) -> dict[str, float]:
+        """Figures of reading one after `fill`, for `keep_gets`."""
+        return redis_benchmark.measured(self._server.port, ["GET", RANDOM_KEY], self._size.gets, numbers=self._records)
+
+    def keep_gets(self, several: Sequence[dict[str, float]]) -> None:
+        """The mean of one round's figures of `gets`."""
+        means = {name: statistics.mean(figures[name] for figures in several) for name in several[0]}
+        self._sheet.add(TABLE, GET, means | {"records/s": means[PER_S]})
+
+    def mgets(self) -> float:
+        """Records per second of reading BATCH_IDENTIFIERS at a time after `fill`."""
+        return self._row(MGET, ["MGET", *[RANDOM_KEY] * BATCH_IDENTIFIERS], self._size.mgets, BATCH_IDENTIFIERS)
 
     def writes(self) -> dict[str, float]:
         """Records per second of writing, by row."""
@@ -104,8 +122,8 @@ class RedisLimits:
 
     def _row(self, row: str, command: Sequence[bytes | str | int], count: int, records: int) -> float:
         measured = redis_benchmark.measured(self._server.port, command, count, numbers=self._records)
-        self._sheet.add(TABLE, row, measured | {"records/s": measured["requests/s"] * records})
-        return measured["requests/s"] * records
+        self._sheet.add(TABLE, row, measured | {"records/s": measured[PER_S] * records})
+        return measured[PER_S] * records
 
     def _minimal(self) -> float:
         """Each call finds an older version under its key, or the same."""
@@ -115,7 +133,7 @@ class RedisLimits:
             value = self._change.values.replace(b"\0", b"\1").replace(redis_benchmark.RANDOM, b"0" * 12)
             self._fill(client, OLD + value)
             sha = client.script_load(MINIMAL_SCRIPT)
-            per_s = self._row(MINIMAL, ["EVALSHA", sha, 1, _key(redis_benchmark.RANDOM), NEW, value], self._size.minimal, 1)
+            per_s = self._row(MINIMAL, ["EVALSHA", sha, 1, RANDOM_KEY, NEW, value], self._size.minimal, 1)
             keys = [_key(b"%012d" % number) for number in range(self._records)]
             found = dict(zip(client.mget(keys), keys, strict=True))
             assert found.keys() - {OLD + value} == {NEW + value}, "each value is the old one or the new one, and some are new"
@@ -135,9 +153,9 @@ class RedisLimits:
             script, arguments = redis_benchmark.repeatable_call(call, changes=together)
             sha = client.script_load(script)
         measured = redis_benchmark.measured(self._server.port, ["EVALSHA", sha, *arguments], count)
-        self._sheet.add(TABLE, row, measured | {"records/s": measured["requests/s"] * together})
+        self._sheet.add(TABLE, row, measured | {"records/s": measured[PER_S] * together})
         self._check_entries(row, keyspace, 1 + count * together)
-        return measured["requests/s"] * together
+        return measured[PER_S] * together
 
     def _check_entries(self, row: str, keyspace: Keyspace, count: int) -> None:
         """Every change must stand in the outbox and be, but for its random parts, the one that the store has sent first."""
@@ -158,11 +176,6 @@ def put_change(settings: Settings) -> Change:
         change = plan.put([("id", RECORD_ID), *data.record("1", 10, 1)[1:]])
     assert len(WRITE_ID) == len(changes.write_id(1, RECORD_ID, "token"))
     return Change(*(WRITE_ID if name == "write_id" else getattr(change, name) for name in change.__struct_fields__))
-
-
-def _key(number: bytes) -> bytes:
-    """As long as the store's."""
-    return b"{fs:0}:r:1:" + number
 
 
 def _crc(value: bytes) -> str:
