@@ -93,6 +93,8 @@ GAPS = ["1", "2", None, None, "5", "", None]
     expires_at_us=7,
     with_expiry=True,
 )
+@example(asked=[("g", [("more", [*FULL, "8"]), ("all", FULL)])], selected=None, expires_at_us=None, with_expiry=True)
+@example(asked=[("g", [("more", [*FULL, "8"]), ("too", [*FULL, "9"])])], selected=None, expires_at_us=None, with_expiry=True)
 @example(asked=[("g", [("gaps", GAPS), ("none", []), ("all", FULL)])], selected=[2, 5, 6], expires_at_us=None, with_expiry=True)
 @example(
     asked=[("g", [("a", FULL), ("b", [*FULL[:6], 'a "hard" one']), ("c", GAPS)])],
@@ -113,7 +115,10 @@ def test_a_batch_is_what_an_encoder_makes(
     form = RecordJson(plan, selected)
     entries = [Entry(place, name, [key for key, _ in found], form) for place, (name, found) in enumerate(asked)]
     batch = BatchGet(entries, [], [{"ErrorCode": "x", "ErrorMessage": 'said "no"'}], with_expiry)
-    items = [None if row is None else (encode_values(1, row), expires_at_us) for _, found in asked for _, row in found]
+    rows = [(name, identifier, row) for name, found in asked for identifier, row in found]
+    # Each has an expiry of its own, and every third none.
+    expiries = [None if expires_at_us is None or place % 3 == 2 else expires_at_us + place for place in range(len(rows))]
+    items = [None if row is None else (encode_values(1, row), at) for (_, _, row), at in zip(rows, expiries, strict=True)]
     expected = [
         {
             "FeatureGroupName": name,
@@ -122,10 +127,9 @@ def test_a_batch_is_what_an_encoder_makes(
                 {"FeatureName": feature, "ValueAsString" if isinstance(value, str) else "ValueAsStringList": value}
                 for feature, value in plan.pairs(row, selected)
             ],
-            **({"ExpiresAt": format_iso(expires_at_us)} if with_expiry and expires_at_us is not None else {}),
+            **({"ExpiresAt": format_iso(at)} if with_expiry and at is not None else {}),
         }
-        for name, found in asked
-        for identifier, row in found
+        for (name, identifier, row), at in zip(rows, expiries, strict=True)
         if row is not None
     ]
     found = json.loads(batch_json(batch, items))
@@ -158,6 +162,7 @@ NO_VALUES = [2.5, True, {"a": "1"}, b"x", [1.5], [["a"]], [None]]
 @pytest.mark.parametrize(
     "values",
     [
+        *(b"\x01\xa81234567x",),
         *(b"", b"\x02\x91\x01", b"\x01", b"\x01\x92\x01", b"\x01\x92\x01\xa2x", b"\x01\xa1x", b"\x01\x92\x01\xa1\xff"),
         *(b"\x01" + msgspec.msgpack.encode([1, "1", value]) for value in NO_VALUES),
     ],
