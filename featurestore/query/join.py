@@ -38,7 +38,7 @@ def join_group(engine: Engine, spine: pa.Table, join: GroupJoin, cut: Cut) -> pa
     """
     session = engine.session()
     try:
-        matches = _matches(session, spine, join.sight, cut)
+        matches = _matches(session, spine, join.sight, cut, engine.threads)
         features = [feature for feature in join.sight.group.features if feature.name in {name for name, _ in join.features}]
         values = values_at(join.sight.paths, matches.places, features, engine.threads)
     except (duckdb.Error, pa.ArrowException, OSError) as error:
@@ -58,13 +58,13 @@ def join_group(engine: Engine, spine: pa.Table, join: GroupJoin, cut: Cut) -> pa
     return pa.table(columns)
 
 
-def _matches(session: Any, spine: pa.Table, sight: Sight, cut: Cut) -> Matches:
+def _matches(session: Any, spine: pa.Table, sight: Sight, cut: Cut, threads: int) -> Matches:
     """For each row of the spine the change that answers it, whether or not its key has a hard delete."""
     buried = buried_keys(session, spine, sight, cut) if sight.hard_deletes else ()
     if not len(buried):
-        return find_matches(session, spine, sight, cut)
+        return find_matches(session, spine, sight, cut, threads)
     apart = pc.is_in(spine[KEY], value_set=buried).combine_chunks().to_numpy(zero_copy_only=False)
-    alive = find_matches(session, spine.filter(pa.array(~apart)), sight, cut)
+    alive = find_matches(session, spine.filter(pa.array(~apart)), sight, cut, threads)
     beside = find_matches_beside_graves(session, spine.filter(pa.array(apart)), buried, sight, cut)
     matches = Matches(np.empty(spine.num_rows, np.int64), np.empty(spine.num_rows, np.int64))
     for rows, part in ((~apart, alive), (apart, beside)):

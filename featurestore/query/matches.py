@@ -9,6 +9,7 @@ Nothing is sorted but the spine, and what is held is bounded by the spine.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,8 +21,9 @@ from featurestore.engine import identifier
 from featurestore.offline import schema
 from featurestore.query.point_in_time import KEY, TIME, Cut, known
 from featurestore.query.sight import Sight
-from featurestore.query.slots import SLOT, Int64s, Newest, Slots
+from featurestore.query.slots import SLOT, Newest, Slots
 from featurestore.query.values import NOWHERE, PLACE_SQL
+from featurestore.radix import Int64s, ascending
 
 BATCH_ROWS: Final = 1 << 17
 """Changes looked at together: enough that Python's share of the work is small, few enough to stay in the processor's caches."""
@@ -45,7 +47,7 @@ class Matches:
     event_times_us: Int64s
 
 
-def find_matches(session: Any, spine: pa.Table, sight: Sight, cut: Cut) -> Matches:
+def find_matches(session: Any, spine: pa.Table, sight: Sight, cut: Cut, threads: int) -> Matches:
     """The matches of a spine none of whose keys has a hard delete in sight.
 
     Raises:
@@ -56,13 +58,17 @@ def find_matches(session: Any, spine: pa.Table, sight: Sight, cut: Cut) -> Match
     if not len(rows) or not sight.paths:
         return matches
     asking = spine.take(pa.array(rows)) if len(rows) < spine.num_rows else spine
-    keys, ids = _numbered(asking[KEY])
     times_us = asking[TIME].cast(pa.int64()).to_numpy()
-    slots = Slots(ids, times_us, len(keys))
+    with ThreadPoolExecutor(threads) as pool:
+        ordering = pool.submit(ascending, times_us)
+        keys, ids = pool.submit(_numbered, asking[KEY]).result()
+        slots = Slots(ids, times_us, ordering.result(), len(keys))
     changes = _scan(session, keys, slots, sight, cut)
 
-    rank = _rank(sight)
-    order = np.lexsort([changes[name] for name in reversed(rank)]) if cut.as_served else np.argsort(changes[SLOT])
+    least, *more = reversed(_rank(sight) if cut.as_served else [SLOT])
+    order = ascending(changes[least])
+    for name in more:
+        order = ascending(changes[name], order)
     seen = slots.seen(changes[SLOT], order)
     matched = np.flatnonzero(seen >= 0)
     matched = matched[_visible(changes, seen[matched], times_us[matched])]

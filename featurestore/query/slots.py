@@ -8,11 +8,12 @@ history is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
-Int64s: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+from featurestore.radix import Int64s, ascending
+
 Columns: TypeAlias = Mapping[str, Int64s]
 """Changes as columns of one length."""
 
@@ -27,15 +28,14 @@ class Slots:
     Args:
         ids: the number of each row's key, from 0 to `keys` - 1.
         times_us: each row's time.
+        by_time: `radix.ascending` of the times.
     """
 
-    def __init__(self, ids: Int64s, times_us: Int64s, keys: int) -> None:
-        # Two sorts of plain numbers take half the time of one by two columns.
-        ranks = np.empty(len(ids), np.int64)
-        ranks[np.argsort(times_us)] = np.arange(len(ids))
-        self._rows: Int64s = np.argsort(ids * len(ids) + ranks)
+    def __init__(self, ids: Int64s, times_us: Int64s, by_time: Int64s, keys: int) -> None:
+        self._rows = ascending(ids, by_time)
         self._ids, self._times_us = ids[self._rows], times_us[self._rows]
-        self._starts: Int64s = np.searchsorted(self._ids, np.arange(keys + 1))
+        self._starts = np.zeros(keys + 1, np.int64)
+        np.cumsum(np.bincount(ids, minlength=keys), out=self._starts[1:])
         rows_max = int(np.diff(self._starts).max(initial=0))
         self._strides = [1 << bit for bit in reversed(range(rows_max.bit_length()))]
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from featurestore.model.cells import arrow_type
 from featurestore.model.feature_group import FeatureDefinition
-from featurestore.query.slots import Int64s
+from featurestore.radix import Int64s, ascending
 
 ROW_BITS: Final = 40
 """A place is the number of the file, shifted by so many bits, and the number of the row in that file."""
@@ -60,7 +60,7 @@ def values_at(
     Raises:
         OSError, pa.ArrowException: a file is missing or can't be read.
     """
-    known, rows = np.unique(places, return_inverse=True)
+    known, rows = _distinct(places)
     absent = int(np.searchsorted(known, 0))
     taken = pa.array(rows - absent, mask=rows < absent)
     pool = ThreadPoolExecutor(threads)
@@ -70,6 +70,17 @@ def values_at(
     finally:
         pool.shutdown(cancel_futures=True)
     return pa.table(columns, names=[feature.name for feature in features])
+
+
+def _distinct(places: Int64s) -> tuple[Int64s, Int64s]:
+    """Each of the places once, ascending; and for all of them which one it is."""
+    order = ascending(places)
+    in_order = places[order]
+    is_first = np.ones(len(places), np.bool_)
+    np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
+    which = np.empty(len(places), np.int64)
+    which[order] = np.cumsum(is_first) - 1
+    return in_order[is_first], which
 
 
 def _spread(pieces: Sequence[pa.Table], feature: FeatureDefinition, rows: pa.Array) -> pa.ChunkedArray:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.query.slots import SLOT, Newest, Slots
+from featurestore.radix import ascending
 
 KEYS = 4
 TIMES = st.integers(-3, 8)
@@ -50,7 +51,8 @@ def test_each_row_sees_the_newest_change(
 
 
 def slots_of(rows: list[tuple[int, int]]) -> Slots:
-    return Slots(column(rows, 0), column(rows, 1), KEYS)
+    times_us = column(rows, 1)
+    return Slots(column(rows, 0), times_us, ascending(times_us), KEYS)
 
 
 def column(rows: list[tuple[int, ...]], index: int) -> np.ndarray:
