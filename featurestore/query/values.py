@@ -5,7 +5,7 @@ Only the row groups that hold such a row are read, of them only the columns aske
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,12 +36,40 @@ TAKEN_ROWS: Final = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows of one row group, by their number in it, ascending."""
+    """What is wanted of one row group.
+
+    Attributes:
+        rows: their numbers in it, ascending; those that several rows of the answer want are there several times.
+        answers: the rows of the answer that want them.
+    """
 
     path: str
     footer: pq.FileMetaData
     row_group: int
     rows: Int64s
+    answers: Int64s
+
+
+class _Numbers:
+    """A column of the answer whose values have one size: they go to their rows as they are decoded.
+
+    Args:
+        count: of the rows; null where nothing is set.
+    """
+
+    def __init__(self, kind: pa.DataType, count: int) -> None:
+        self._kind = kind
+        self._values = np.zeros(count, kind.to_pandas_dtype())
+        self._is_null = np.ones(count, np.bool_)
+
+    def set(self, answers: Int64s, decoded: pa.Array, rows: Int64s) -> None:
+        """Rows of the answer become those decoded."""
+        values = decoded.cast(self._kind)
+        self._is_null[answers] = values.is_null().to_numpy(zero_copy_only=False)[rows] if values.null_count else False
+        self._values[answers] = values.fill_null(0).to_numpy()[rows]
+
+    def column(self) -> pa.ChunkedArray:
+        return pa.chunked_array([pa.array(self._values, mask=self._is_null if self._is_null.any() else None)])
 
 
 def values_at(
@@ -60,84 +88,104 @@ def values_at(
     Raises:
         OSError, pa.ArrowException: a file is missing or can't be read.
     """
-    known, rows = _distinct(places)
-    absent = int(np.searchsorted(known, 0))
-    taken = pa.array(rows - absent, mask=rows < absent)
-    pool = ThreadPoolExecutor(threads)
-    try:
-        pieces = list(pool.map(lambda part: _read(part, features, decoded_bytes), _parts(paths, known[absent:])))
-        columns = list(pool.map(lambda feature: _spread(pieces, feature, taken), features))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return pa.table(columns, names=[feature.name for feature in features])
-
-
-def _distinct(places: Int64s) -> tuple[Int64s, Int64s]:
-    """Each of the places once, ascending; and for all of them which one it is."""
     order = ascending(places)
     in_order = places[order]
-    is_first = np.ones(len(places), np.bool_)
+    absent = int(np.searchsorted(in_order, 0))
+    kinds = {feature.name: arrow_type(feature) for feature in features}
+    numbers = {name: _Numbers(kind, len(places)) for name, kind in kinds.items() if pa.types.is_primitive(kind)}
+    others = {name: kind for name, kind in kinds.items() if name not in numbers}
+    pool = ThreadPoolExecutor(threads)
+    try:
+        parts = _parts(paths, in_order[absent:], order[absent:])
+        pieces = list(pool.map(lambda part: _read(part, numbers, others, decoded_bytes), parts))
+        which = _which(in_order, order, absent) if others else None
+        spread = dict(zip(others, pool.map(lambda name: _spread(pieces, name, others[name], which), others), strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return pa.table({name: numbers[name].column() if name in numbers else spread[name] for name in kinds})
+
+
+def _is_first(in_order: Int64s) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Of equal numbers, which stand together, the first."""
+    is_first = np.ones(len(in_order), np.bool_)
     np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
-    which = np.empty(len(places), np.int64)
-    which[order] = np.cumsum(is_first) - 1
-    return in_order[is_first], which
+    return is_first
 
 
-def _spread(pieces: Sequence[pa.Table], feature: FeatureDefinition, rows: pa.Array) -> pa.ChunkedArray:
+def _which(in_order: Int64s, order: Int64s, absent: int) -> pa.Array:
+    """For each row of the answer its place among the different ones; null where it has none.
+
+    Args:
+        in_order: the places, ascending; `order`, their rows; the first `absent` are NOWHERE.
+    """
+    which = np.full(len(order), -1, np.int64)
+    which[order[absent:]] = np.cumsum(_is_first(in_order[absent:])) - 1
+    return pa.array(which, mask=which < 0)
+
+
+def _spread(pieces: Sequence[pa.Table], name: str, kind: pa.DataType, rows: pa.Array) -> pa.ChunkedArray:
     """A column of all pieces at the rows given."""
-    kind = arrow_type(feature)
-    whole = pa.chunked_array([chunk for piece in pieces for chunk in piece[feature.name].chunks], kind)
+    whole = pa.chunked_array([chunk for piece in pieces for chunk in piece[name].chunks], kind)
     # One array if that can hold the column: rows are taken from it several times faster than from many.
-    values = pa.table([whole], names=[feature.name]).combine_chunks()[0]
+    values = pa.table([whole], names=[name]).combine_chunks()[0]
     parts = [values.take(rows[start : start + TAKEN_ROWS]) for start in range(0, len(rows), TAKEN_ROWS)]
     return pa.chunked_array([chunk for part in parts for chunk in part.chunks], kind)
 
 
-def _parts(paths: Sequence[str], places: Int64s) -> Iterator[_Part]:
+def _parts(paths: Sequence[str], places: Int64s, answers: Int64s) -> Iterator[_Part]:
     """The row groups that hold any of the places, which are ascending."""
     rows, last = places & ((1 << ROW_BITS) - 1), 0
     for number in np.unique(places >> ROW_BITS).tolist():
         start, last = last, int(np.searchsorted(places, (number + 1) << ROW_BITS))
-        of_file = rows[start:last]
+        of_file, asking = rows[start:last], answers[start:last]
         footer = pq.read_metadata(paths[number])
         sizes = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
         ends = np.cumsum(sizes)
         cuts = np.searchsorted(of_file, ends)
         for index, (first, end) in enumerate(zip([0, *cuts[:-1]], cuts, strict=True)):
             if first < end:
-                yield _Part(paths[number], footer, index, of_file[first:end] - (ends[index] - sizes[index]))
+                wanted = of_file[first:end] - (ends[index] - sizes[index])
+                yield _Part(paths[number], footer, index, wanted, asking[first:end])
 
 
-def _read(part: _Part, features: Sequence[FeatureDefinition], decoded_bytes: int) -> pa.Table:
-    wanted = {feature.name: arrow_type(feature) for feature in features}
+def _read(part: _Part, numbers: Mapping[str, _Numbers], others: Mapping[str, pa.DataType], decoded_bytes: int) -> pa.Table:
+    """Set what is wanted of the numbers; answers the other columns, each row that is wanted once."""
     group = part.footer.row_group(part.row_group)
     chunks = [group.column(index) for index in range(group.num_columns)]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in wanted]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.partition(".")[0] in numbers.keys() | others.keys()]
     file = pq.ParquetFile(
         part.path,
         metadata=part.footer,
         read_dictionary=[chunk.path_in_schema for chunk in chunks if _stays_coded(chunk)],
         pre_buffer=False,
     )
+    taken = []
     with file:
-        present = [name for name in wanted if name in file.schema_arrow.names]
+        present = [name for name in (*numbers, *others) if name in file.schema_arrow.names]
         rows_at_once = max(1, group.num_rows * decoded_bytes // max(1, sum(chunk.total_uncompressed_size for chunk in chunks)))
-        taken = list(_taken(file, part, present, min(group.num_rows, rows_at_once))) if present else []
-    rows = len(part.rows)
+        for batch, rows, answers in _decoded(file, part, present, min(group.num_rows, rows_at_once)):
+            for name in numbers.keys() & present:
+                numbers[name].set(answers, batch[name], rows)
+            once = pa.array(rows[_is_first(rows)])
+            taken.append({name: batch[name].take(once) for name in others if name in present})
+    count = int(np.count_nonzero(_is_first(part.rows)))
     columns = {
-        name: pa.chunked_array([piece[name].cast(kind) for piece in taken], kind) if name in present else pa.nulls(rows, kind)
-        for name, kind in wanted.items()
+        name: pa.chunked_array([piece[name].cast(kind) for piece in taken], kind) if name in present else pa.nulls(count, kind)
+        for name, kind in others.items()
     }
     return pa.table(columns)
 
 
-def _taken(file: pq.ParquetFile, part: _Part, columns: list[str], rows_at_once: int) -> Iterator[Any]:
+def _decoded(file: pq.ParquetFile, part: _Part, columns: list[str], rows_at_once: int) -> Iterator[tuple[Any, Int64s, Int64s]]:
+    """Pieces of a part, the rows that are wanted of each, and for which rows of the answer."""
     end = 0
+    if not columns:
+        return
     for batch in file.iter_batches(rows_at_once, row_groups=[part.row_group], columns=columns, use_threads=False):
         start, end = end, end + batch.num_rows
         first, last = np.searchsorted(part.rows, [start, end])
         if first < last:
-            yield batch.take(pa.array(part.rows[first:last] - start))
+            yield batch, part.rows[first:last] - start, part.answers[first:last]
 
 
 def _stays_coded(chunk: pq.ColumnChunkMetaData) -> bool:
