@@ -135,7 +135,8 @@ def _spread(pieces: Sequence[pa.Table], name: str, kind: pa.DataType, rows: pa.A
 def _parts(paths: Sequence[str], places: Int64s, answers: Int64s) -> Iterator[_Part]:
     """The row groups that hold any of the places, which are ascending."""
     rows, last = places & ((1 << ROW_BITS) - 1), 0
-    for number in np.unique(places >> ROW_BITS).tolist():
+    while last < len(places):
+        number = int(places[last]) >> ROW_BITS
         start, last = last, int(np.searchsorted(places, (number + 1) << ROW_BITS))
         of_file, asking = rows[start:last], answers[start:last]
         footer = pq.read_metadata(paths[number])
