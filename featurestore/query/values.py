@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,9 @@ TAKEN_ROWS: Final = 1 << 17
 """Rows of one array of the answer; an array of texts can hold 2 GiB."""
 
 
+Bools: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """What is wanted of one row group.
@@ -54,22 +57,28 @@ class _Numbers:
     """A column of the answer whose values have one size: they go to their rows as they are decoded.
 
     Args:
-        count: of the rows; null where nothing is set.
+        is_null: of each row of the answer, whether it has no place; the others are set by the methods.
     """
 
-    def __init__(self, kind: pa.DataType, count: int) -> None:
+    def __init__(self, kind: pa.DataType, is_null: Bools) -> None:
         self._kind = kind
-        self._values = np.zeros(count, kind.to_pandas_dtype())
-        self._is_null = np.ones(count, np.bool_)
+        self._values = np.zeros(len(is_null), kind.to_pandas_dtype())
+        self._is_null = is_null.copy()
 
     def set(self, answers: Int64s, decoded: pa.Array, rows: Int64s) -> None:
         """Rows of the answer become those decoded."""
         values = decoded.cast(self._kind)
-        self._is_null[answers] = values.is_null().to_numpy(zero_copy_only=False)[rows] if values.null_count else False
-        self._values[answers] = values.fill_null(0).to_numpy()[rows]
+        if values.null_count:
+            self._is_null[answers] = values.is_null().to_numpy(zero_copy_only=False)[rows]
+            values = values.fill_null(0)
+        self._values[answers] = values.to_numpy()[rows]
+
+    def set_null(self, answers: Int64s) -> None:
+        """For a file that does not have the column."""
+        self._is_null[answers] = True
 
     def column(self) -> pa.ChunkedArray:
-        return pa.chunked_array([pa.array(self._values, mask=self._is_null if self._is_null.any() else None)])
+        return pa.chunked_array([_with_nulls(self._values, self._is_null, self._kind)])
 
 
 def values_at(
@@ -92,7 +101,8 @@ def values_at(
     in_order = places[order]
     absent = int(np.searchsorted(in_order, 0))
     kinds = {feature.name: arrow_type(feature) for feature in features}
-    numbers = {name: _Numbers(kind, len(places)) for name, kind in kinds.items() if pa.types.is_primitive(kind)}
+    is_absent = places == NOWHERE
+    numbers = {name: _Numbers(kind, is_absent) for name, kind in kinds.items() if pa.types.is_primitive(kind)}
     others = {name: kind for name, kind in kinds.items() if name not in numbers}
     pool = ThreadPoolExecutor(threads)
     try:
@@ -105,7 +115,14 @@ def values_at(
     return pa.table({name: numbers[name].column() if name in numbers else spread[name] for name in kinds})
 
 
-def _is_first(in_order: Int64s) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _with_nulls(values: np.ndarray[Any, Any], is_null: Bools, kind: pa.DataType) -> pa.Array:
+    """Numbers as an array over the same memory."""
+    nulls = int(np.count_nonzero(is_null))
+    is_valid = pa.py_buffer(np.packbits(~is_null, bitorder="little")) if nulls else None
+    return pa.Array.from_buffers(kind, len(values), [is_valid, pa.py_buffer(values)], nulls)
+
+
+def _is_first(in_order: Int64s) -> Bools:
     """Of equal numbers, which stand together, the first."""
     is_first = np.ones(len(in_order), np.bool_)
     np.not_equal(in_order[1:], in_order[:-1], out=is_first[1:])
@@ -120,7 +137,7 @@ def _which(in_order: Int64s, order: Int64s, absent: int) -> pa.Array:
     """
     which = np.full(len(order), -1, np.int64)
     which[order[absent:]] = np.cumsum(_is_first(in_order[absent:])) - 1
-    return pa.array(which, mask=which < 0)
+    return _with_nulls(which, which < 0, pa.int64())
 
 
 def _spread(pieces: Sequence[pa.Table], name: str, kind: pa.DataType, rows: pa.Array) -> pa.ChunkedArray:
@@ -169,6 +186,8 @@ def _read(part: _Part, numbers: Mapping[str, _Numbers], others: Mapping[str, pa.
                 numbers[name].set(answers, batch[name], rows)
             once = pa.array(rows[_is_first(rows)])
             taken.append({name: batch[name].take(once) for name in others if name in present})
+    for name in numbers.keys() - present:
+        numbers[name].set_null(part.answers)
     count = int(np.count_nonzero(_is_first(part.rows)))
     columns = {
         name: pa.chunked_array([piece[name].cast(kind) for piece in taken], kind) if name in present else pa.nulls(count, kind)
