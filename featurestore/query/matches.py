@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from featurestore.engine import identifier
 from featurestore.offline import schema
 from featurestore.query.point_in_time import KEY, TIME, Cut, known
+from featurestore.query.radix import Int64s, ascending
 from featurestore.query.sight import Sight
 from featurestore.query.slots import SLOT, Newest, Slots
 from featurestore.query.values import NOWHERE, PLACE_SQL
-from featurestore.radix import Int64s, ascending
 
 BATCH_ROWS: Final = 1 << 17
 """Changes looked at together: enough that Python's share of the work is small, few enough to stay in the processor's caches."""

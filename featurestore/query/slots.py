@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from featurestore.radix import Int64s, ascending
+from featurestore.query.radix import Int64s, ascending
 
 Columns: TypeAlias = Mapping[str, Int64s]
 """Changes as columns of one length."""

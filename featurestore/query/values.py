@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from featurestore.model.cells import arrow_type
 from featurestore.model.feature_group import FeatureDefinition
-from featurestore.radix import Int64s, ascending
+from featurestore.query.radix import Int64s, ascending
 
 ROW_BITS: Final = 40
 """A place is the number of the file, shifted by so many bits, and the number of the row in that file."""

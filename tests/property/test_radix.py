@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.radix import ascending
+from featurestore.query.radix import ascending
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 NUMBERS = st.lists(st.one_of(st.integers(-2, 2), st.integers(65_534, 65_538), INT64), max_size=50)

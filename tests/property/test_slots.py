@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featurestore.query.radix import ascending
 from featurestore.query.slots import SLOT, Newest, Slots
-from featurestore.radix import ascending
 
 KEYS = 4
 TIMES = st.integers(-3, 8)
