@@ -33,7 +33,8 @@ demo: setup ## See it work on a year of flights and weather
 serve: setup ## Run the service on http://127.0.0.1:8080 until Ctrl-C
 	$(BIN)/featurestore serve --home $(HOME_DIR)
 
-test: setup services ## Run every test
+test: ## Run every test
+	@$(MAKE) --no-print-directory -j 2 setup services
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
