@@ -239,6 +239,23 @@ def test_where_api_times_repeat_the_later_written_wins(
     check_latest(engine, sight, history, as_of_us)
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 8), st.sampled_from([Op.PUT] * 3 + [Op.SOFT_DELETE])), min_size=2, max_size=12),
+    each=st.integers(1, 3),
+    files=st.integers(1, 3),
+)
+def test_what_was_served_at_every_moment_of_a_record(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, Op]], each: int, files: int
+) -> None:
+    """A change may arrive long after its event time, so that one which arrived before it has outdone it already; `each`: changes
+    that have one API time.
+    """
+    history = [Past("a", event_us, op, None, place, place // each) for place, (event_us, op) in enumerate(changes)]
+    sight = sight_of(tmp_path_factory.mktemp("history"), history, files, api_times_repeat=each > 1)
+    check(engine, sight, history, [("a", time_us) for time_us in range(14)], Cut(as_served=True))
+
+
 @settings(max_examples=100, deadline=None)
 @given(history=HISTORY, files=st.integers(1, 3), as_of_us=st.integers(0, 25))
 def test_latest_equals_brute_force(
